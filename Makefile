@@ -1,0 +1,54 @@
+# Each target sets up .venv by itself; after that it installs again only when setup.cfg or constraints.txt change.
+# On a machine without an NVIDIA GPU the CPU build of torch saves gigabytes:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+PYTHON ?= python3
+BIN := .venv/bin
+# What `make demo` writes.
+OUTPUT ?= demo
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    an unseen phantom patient: two X-rays, a CT reconstructed from them, pictures, in ./$(OUTPUT)"
+	@echo "make test    ruff, pyright and pytest"
+	@echo "make lint    ruff and pyright alone"
+	@echo "make bench   the benchmarks: tables on the screen, JSON in benchmarks/results"
+	@echo "make clean   remove .venv, caches and build products"
+
+demo: .venv/.installed
+	$(BIN)/progressive-cascade demo --output $(OUTPUT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/.installed-bench
+	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache
+	find scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,EXTRAS)
+install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.$(1)'
+
+.venv/.installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,)
+	@touch $@
+
+.venv/.installed-test: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,[test])
+	@touch $@ .venv/.installed
+
+.venv/.installed-bench: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,[bench])
+	@touch $@ .venv/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python >= 3.10 is needed, got " + sys.version.split()[0] + "; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
