@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MONAI dictionary transforms: cases to training volumes, radiographs to the network's input, its output to a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform, RandomizableTransform, Transform
+from torch.nn import functional
+
+from progressive_cascade.attenuation import HU_MIN, unit_to_hu
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry, volume_affine
+from progressive_cascade.io import nifti_stem, read_nifti
+from progressive_cascade.phantom import generate_phantom
+from progressive_cascade.views import check_views
+
+# Half the cube's width: what 1 is in the normalised coordinates of grid_sample [mm].
+_HALF_CUBE_MM = VOLUME_SHAPE[0] * VOXEL_SIZE / 2
+# Control points per axis of the smooth deformation: one for every 70 mm.
+_CONTROL_POINTS = 6
+_BONE_HU = 150.0
+
+
+class LoadCased(Transform):
+    """Loads a case, prepared CT or phantom, on one stage's grid.
+
+    Adds `label` (int16 tensor (1, g, g, g) [HU]), `valid` (uint8 tensor of the same shape, 1 where scanned),
+    `affine` (float64 tensor (4, 4), voxel index to the patient's RAS mm) and `case` (a name). The result is
+    deterministic and small, so that `PersistentDataset` and `CacheDataset` may keep it.
+
+    Args:
+        spatial_size: g; a divisor of 256. A prepared CT is averaged over blocks, a phantom is painted on the grid.
+
+    Raises:
+        UserError: at construction for another size; when called for an item that is neither kind, or a file that
+            was not prepared.
+    """
+
+    def __init__(self, spatial_size: int = 256) -> None:
+        if spatial_size < 1 or VOLUME_SHAPE[0] % spatial_size:
+            raise UserError(f"spatial_size must divide {VOLUME_SHAPE[0]}, got {spatial_size}")
+        self.spatial_size = spatial_size
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the volumes to a copy of the item.
+
+        Args:
+            data: {"seed": int} or {"label": path, "valid": path}.
+
+        Returns:
+            The item with `label`, `valid`, `affine` and `case`.
+        """
+        item = dict(data)
+        if "seed" in item:
+            return {**item, **self._paint(int(item["seed"]))}
+        if "label" in item and "valid" in item:
+            return {**item, **self._load(str(item["label"]), str(item["valid"]))}
+        raise UserError(f"a case must have the key 'seed', or 'label' and 'valid', got {sorted(map(str, item))}")
+
+    def _paint(self, seed: int) -> dict[Hashable, Any]:
+        size = self.spatial_size
+        spacing = VOLUME_SHAPE[0] * VOXEL_SIZE / size
+        phantom = generate_phantom(seed, shape=(size, size, size), spacing=spacing)
+        # Air around a phantom is -1000 HU; a prepared CT has -1024 there, and the network should not have to tell.
+        hu = np.where((phantom.labels == 0) & (phantom.hu == -1000), np.int16(HU_MIN), phantom.hu)
+        return {
+            "label": torch.from_numpy(hu)[None],
+            "valid": torch.ones((1, size, size, size), dtype=torch.uint8),
+            "affine": torch.from_numpy(phantom.affine),
+            "case": f"phantom_{seed}",
+        }
+
+    def _load(self, label_path: str, valid_path: str) -> dict[Hashable, Any]:
+        hu, affine = _read_prepared(label_path)
+        valid, _ = _read_prepared(valid_path)
+        factor = VOLUME_SHAPE[0] // self.spatial_size
+        block = np.diag([factor, factor, factor, 1.0])
+        block[:3, 3] = (factor - 1) / 2
+        # A voxel of the coarse grid is valid only where all of it was scanned.
+        all_valid = -functional.max_pool3d(-torch.from_numpy(valid.astype(np.float32))[None], factor)
+        mean_hu = functional.avg_pool3d(torch.from_numpy(hu.astype(np.float32))[None], factor)
+        return {
+            "label": mean_hu.round().to(torch.int16),
+            "valid": (all_valid > 0).to(torch.uint8),
+            "affine": torch.from_numpy(affine @ block),
+            "case": nifti_stem(label_path),
+        }
+
+
+class RandAnatomyd(RandomizableTransform, MapTransform):
+    """Another patient out of this one: smooth deformation, size, pose, density; never a mirror image.
+
+    The cube's content goes on along z with its end slices and across with air, as in preparation; what comes from
+    outside the cube is not valid.
+
+    Args:
+        keys: volumes (1, g, g, g) of the whole cube, the CT [HU] first; the others are masks.
+        prob: probability that anything changes.
+        max_scale: largest change of size, per axis, half of it shared by all axes.
+        max_shift_mm: largest shift, per axis [mm].
+        max_rotation_deg: largest rotation about each axis [degrees].
+        max_warp_mm: standard deviation of the smooth deformation [mm].
+        hu_shift: largest shift of water [HU]; air stays, as if the attenuation were scaled.
+        bone_scale: largest relative change of what exceeds 150 HU: bone density, contrast medium.
+        allow_missing_keys: passes over keys an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("label", "valid"),
+        *,
+        prob: float = 0.9,
+        max_scale: float = 0.1,
+        max_shift_mm: float = 15.0,
+        max_rotation_deg: float = 5.0,
+        max_warp_mm: float = 4.0,
+        hu_shift: float = 20.0,
+        bone_scale: float = 0.15,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.max_scale = max_scale
+        self.max_shift_mm = max_shift_mm
+        self.max_rotation_deg = max_rotation_deg
+        self.max_warp_mm = max_warp_mm
+        self.hu_shift = hu_shift
+        self.bone_scale = bone_scale
+        self._matrix = np.eye(3, 4)
+        self._warp = np.zeros((3, *(_CONTROL_POINTS,) * 3))
+        self._hu_shift = 0.0
+        self._bone_scale = 0.0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws the next patient."""
+        super().randomize(None)
+        if not self._do_transform:
+            return
+        scale = 1 + self.max_scale * (self.R.uniform(-0.5, 0.5) + self.R.uniform(-0.5, 0.5, 3))
+        rotation = _rotation(np.deg2rad(self.R.uniform(-1, 1, 3) * self.max_rotation_deg))
+        shift = self.R.uniform(-1, 1, 3) * self.max_shift_mm / _HALF_CUBE_MM
+        self._matrix = np.hstack([rotation / scale, shift[:, None]])
+        self._warp = self.R.normal(size=self._warp.shape) * self.max_warp_mm / _HALF_CUBE_MM
+        self._hu_shift = self.R.uniform(-1, 1) * self.hu_shift
+        self._bone_scale = self.R.uniform(-1, 1) * self.bone_scale
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Transforms a copy of the item.
+
+        Args:
+            data: item with the volumes of `keys`.
+
+        Returns:
+            The item; the CT is float32, masks keep their dtype.
+        """
+        item = dict(data)
+        self.randomize()
+        present = list(self.key_iterator(item))
+        if not self._do_transform:
+            return {**item, present[0]: item[present[0]].float()}
+        grid = self._grid(tuple(item[present[0]].shape[1:]))
+        # Along z the end slices go on: coordinates stop at the last slice's centre.
+        held = grid.clone()
+        depth = item[present[0]].shape[-1]
+        held[..., 0].clamp_(-1 + 1 / depth, 1 - 1 / depth)
+        for number, key in enumerate(present):
+            volume = item[key]
+            if number == 0:
+                item[key] = self._change_density(_sample(volume.float() - HU_MIN, held, "bilinear") + HU_MIN)
+            else:
+                item[key] = _sample(volume.float(), grid, "nearest").to(volume.dtype)
+        return item
+
+    def _grid(self, shape: Sequence[int]) -> torch.Tensor:
+        """Where each voxel of the new patient lies in the old one, (1, x, y, z, 3) in the order z, y, x."""
+        matrix = torch.from_numpy(self._matrix[::-1, [2, 1, 0, 3]].copy()).float()
+        grid = functional.affine_grid(matrix[None], [1, 1, *shape], align_corners=False)
+        warp = torch.from_numpy(self._warp[::-1].copy()).float()[None]
+        # Linear interpolation alone would kink at the control points.
+        warp = functional.interpolate(warp, size=(24, 24, 24), mode="trilinear", align_corners=True)
+        warp = functional.avg_pool3d(functional.pad(warp, (2,) * 6, mode="replicate"), 5, stride=1)
+        warp = functional.interpolate(warp, size=tuple(shape), mode="trilinear", align_corners=True)
+        return grid + warp.movedim(1, -1)
+
+    def _change_density(self, hu: torch.Tensor) -> torch.Tensor:
+        bone = (hu - _BONE_HU).clamp(min=0) * self._bone_scale
+        return (hu + bone + (hu + 1000).clamp(min=0) * (self._hu_shift / 1000)).clamp(min=HU_MIN)
+
+
+class LoadRadiographPaird(MapTransform):
+    """Reads a PA and a lateral radiograph as the network's input.
+
+    NIfTI arrays run (column, row) or (column, row, 1); `image[view, row, column]` is `array[column, row]`.
+
+    Args:
+        keys: PA first, then the lateral: paths, or arrays (column, row) in memory.
+        image_key: where the float32 tensor (2, rows, cols) of line integrals goes.
+        detector_shape: rows and columns the radiographs must have.
+        check: refuse a pair whose views are identical or look swapped.
+
+    Raises:
+        FileNotFoundError: where a radiograph does not exist.
+        UserError: where a file is damaged, has another shape, NaN, infinity or one constant value, or the two
+            radiographs are the same image or look swapped.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("pa", "lateral"),
+        *,
+        image_key: str = "image",
+        detector_shape: tuple[int, int] = (512, 512),
+        check: bool = True,
+    ) -> None:
+        super().__init__(keys)
+        self.image_key = image_key
+        self.detector_shape = (int(detector_shape[0]), int(detector_shape[1]))
+        self.check = check
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the pair to a copy of the item.
+
+        Args:
+            data: item with the radiographs.
+
+        Returns:
+            The item with `image_key`.
+        """
+        views = [self._read(data[key], str(key)) for key in self.key_iterator(dict(data))]
+        image = torch.from_numpy(np.stack(views))
+        if self.check:
+            check_views(image)
+        return {**data, self.image_key: image}
+
+    def _read(self, source: Any, name: str) -> np.ndarray:
+        in_memory = isinstance(source, (np.ndarray, torch.Tensor))
+        array = np.asarray(source) if in_memory else read_nifti(source, num_dimensions=2)[0]
+        origin = name if in_memory else f"{name} {source}"
+        if array.ndim == 3 and array.shape[2] == 1:
+            array = array[..., 0]
+        if array.T.shape != self.detector_shape:
+            rows, cols = self.detector_shape
+            raise UserError(f"{origin} must have {rows} rows and {cols} columns, got shape {array.shape}")
+        if not np.isfinite(array).all():
+            raise UserError(f"{origin} must hold finite numbers, got NaN or infinity")
+        if array.min() == array.max():
+            raise UserError(f"{origin} must show a patient, got the constant value {float(array.min()):g}")
+        return np.ascontiguousarray(array.T, dtype=np.float32)
+
+
+class LoadGeometryd(Transform):
+    """Reads the geometry sidecar of a pair of radiographs.
+
+    Replaces the path under `geometry_key` (which may be None or absent) by what the network needs of it: `matrices`
+    (float32 tensor (view, 3, 4)) and `isocenter` (float64 tensor (3,) [mm]).
+
+    Args:
+        default: geometry of pairs that have no sidecar; None is the chest stand.
+        geometry_key: where the path stands.
+
+    Raises:
+        FileNotFoundError: where the sidecar does not exist.
+        ValueError: where it is no geometry.
+    """
+
+    def __init__(self, default: ConeBeam | None = None, *, geometry_key: str = "geometry") -> None:
+        self.default = default or ConeBeam()
+        self.geometry_key = geometry_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replaces the path in a copy of the item.
+
+        Args:
+            data: item with or without `geometry_key`.
+
+        Returns:
+            The item with `matrices` and `isocenter`.
+        """
+        item = dict(data)
+        path = item.pop(self.geometry_key, None)
+        beam = load_geometry(path) if path else self.default
+        # The network's volume is centred on the origin; where the patient stood only moves the result's affine.
+        item["matrices"] = torch.from_numpy(_centered(beam).projection_matrices()).float()
+        item["isocenter"] = torch.tensor(beam.isocenter, dtype=torch.float64)
+        return item
+
+
+class UnitToHUd(MapTransform):
+    """The network's output to CT numbers: clipped to [0, 1], mapped to [-1024, 1024] HU, rounded to whole HU."""
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Maps each key of a copy of the item.
+
+        Args:
+            data: item with tensors in [0, 1], any shape.
+
+        Returns:
+            The item with float32 tensors [HU].
+        """
+        item = dict(data)
+        for key in self.key_iterator(item):
+            item[key] = unit_to_hu(item[key].float().clamp(0, 1)).round()
+        return item
+
+
+class SetAffined(MapTransform):
+    """Places a reconstructed volume in the patient's world, whatever metadata came along from the radiographs.
+
+    The affine is that of a 358.4 mm cube around the item's `isocenter`; the file name `SaveImaged` writes to follows
+    the item's `case`.
+
+    Args:
+        keys: volumes (1, x, y, z).
+        isocenter: used for items without an `isocenter` [mm].
+        allow_missing_keys: passes over keys an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        isocenter: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.isocenter = isocenter
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Sets the affine of each key in a copy of the item.
+
+        Args:
+            data: item with the volumes.
+
+        Returns:
+            The item with a `MetaTensor` for each key.
+        """
+        item = dict(data)
+        x, y, z = (float(value) for value in item.get("isocenter", self.isocenter))
+        for key in self.key_iterator(item):
+            volume = torch.as_tensor(item[key])
+            volume = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+            shape = (volume.shape[1], volume.shape[2], volume.shape[3])
+            affine = volume_affine(shape, VOLUME_SHAPE[0] * VOXEL_SIZE / shape[0], (x, y, z))
+            meta = {"filename_or_obj": f"{item['case']}.nii.gz"} if "case" in item else {}
+            item[key] = MetaTensor(volume, affine=torch.from_numpy(affine), meta=meta)
+        return item
+
+
+def _read_prepared(path: str) -> tuple[np.ndarray, np.ndarray]:
+    volume, affine = read_nifti(path)
+    if volume.shape != VOLUME_SHAPE:
+        raise UserError(f"{path} must be a prepared CT of {VOLUME_SHAPE} voxels, got {volume.shape}: run `prepare` on it")
+    return volume, affine
+
+
+def _centered(beam: ConeBeam) -> ConeBeam:
+    return ConeBeam.from_dict({**beam.to_dict(), "isocenter": (0.0, 0.0, 0.0)})
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Rotation matrix about x, then y, then z by the given angles (3,) [rad]."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
+    """Samples (1, x, y, z) at normalised coordinates; 0 outside."""
+    return functional.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
