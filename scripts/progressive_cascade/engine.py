@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SupervisedTrainer cannot do: simulate the batch's radiographs, load a predecessor, keep an eye on gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents, PrepareBatch
+from monai.metrics import CumulativeIterationMetric
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
+from progressive_cascade.io import atomic_path, read_state
+from progressive_cascade.losses import CascadeLoss, Reprojection
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.projector import parse_beam, project
+
+_EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
+
+
+class SimulateBatch(PrepareBatch):
+    """Turns CT volumes into a training batch on the device: radiographs, the target at the stage's grid, its mask.
+
+    Args:
+        grid: voxels per axis of the target; the volumes' own grid must be a multiple.
+        geometry: as for :class:`ProgressiveCascade`.
+        distance_jitter: the distances of each sample vary by this share, uniformly.
+        shift_jitter: the isocenter of each sample varies by this much per axis, uniformly [mm].
+        photons: photons per pixel without a patient for Poisson noise; None: no noise.
+        uncalibrated: share of the samples whose radiographs get an unknown scale (±20 %) and offset (±0.3).
+        window: side of the random window the last stage is trained on; None: the whole volume.
+        energy_kev: effective photon energy [keV].
+        seed: of the jitter, the noise and the windows.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        grid: int,
+        *,
+        geometry: str | dict | ConeBeam = "chest_stand",
+        distance_jitter: float = 0.0,
+        shift_jitter: float = 0.0,
+        photons: float | None = None,
+        uncalibrated: float = 0.0,
+        window: int | None = None,
+        energy_kev: float = EFFECTIVE_ENERGY_KEV,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= distance_jitter < 0.1:
+            raise ValueError(f"distance_jitter must lie in [0, 0.1), got {distance_jitter}")
+        if photons is not None and photons <= 0:
+            raise ValueError(f"photons must be positive or None, got {photons}")
+        if window is not None and (window % 8 or not 0 < window <= grid):
+            raise ValueError(f"window must be a multiple of 8 up to the grid {grid}, got {window}")
+        self.grid = grid
+        self.beam = parse_beam(geometry)
+        self.distance_jitter = distance_jitter
+        self.shift_jitter = shift_jitter
+        self.photons = photons
+        self.uncalibrated = uncalibrated
+        self.window = window
+        self.energy_kev = energy_kev
+        self.random = np.random.default_rng(seed)
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any], tuple, dict[str, Any]]:
+        """Simulate.
+
+        Args:
+            batchdata: ``label`` (b, 1, g, g, g) [HU] and optionally ``valid`` of the same shape (1 where scanned).
+            device: where to simulate.
+            non_blocking: of the copy to the device.
+            kwargs: of ``Tensor.to``.
+
+        Returns:
+            Line integrals (b, view, rows, cols), the targets (``label`` in [0, 1] and ``valid`` at the stage's grid,
+            ``image``, ``matrices``, ``affine``, ``calibrated``, ``window``), and the network's further arguments.
+
+        Raises:
+            ValueError: if the volumes' grid is no multiple of the stage's.
+        """
+        hu = torch.as_tensor(batchdata["label"]).to(device=device, non_blocking=non_blocking, **kwargs).float()
+        size = hu.shape[2]
+        if hu.dim() != 5 or size % self.grid or len(set(hu.shape[2:])) != 1:
+            raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
+        valid = batchdata.get("valid")
+        valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
+        matrices = torch.as_tensor(np.stack([self._jittered_matrices() for _ in hu]), device=hu.device).float()
+        affine = torch.as_tensor(volume_affine((size,) * 3, _EXTENT / size), device=hu.device).float()
+        mu = hu_to_mu(hu, self.energy_kev)
+        clean = project(mu, matrices, affine.expand(len(hu), 4, 4), self.beam.detector_shape)
+        image = clean if self.photons is None else self._noisy(clean, self.photons)
+        calibrated = torch.ones(len(hu), device=hu.device)
+        if self.uncalibrated > 0:
+            image, calibrated = self._decalibrate(image)
+        window = self._random_window()
+        factor = size // self.grid
+        targets = {
+            "label": hu_to_unit(F.avg_pool3d(hu, factor)),
+            "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
+            "image": image,
+            "matrices": matrices,
+            "affine": torch.as_tensor(volume_affine((self.grid,) * 3, _EXTENT / self.grid)).to(matrices),
+            "calibrated": calibrated,
+            "window": window,
+        }
+        arguments: dict[str, Any] = {"projection_matrices": matrices, "calibrated": calibrated}
+        if window is not None:
+            arguments["window"] = window
+        return image, targets, (), arguments
+
+    def _jittered_matrices(self) -> np.ndarray:
+        if self.distance_jitter == 0 and self.shift_jitter == 0:
+            return self.beam.projection_matrices()
+        factors = 1 + self.random.uniform(-self.distance_jitter, self.distance_jitter, 2)
+        shift = self.random.uniform(-self.shift_jitter, self.shift_jitter, 3)
+        varied = {
+            **self.beam.to_dict(),
+            "source_to_isocenter": self.beam.source_to_isocenter * factors[0],
+            "source_to_detector": self.beam.source_to_detector * factors[1],
+            "isocenter": tuple(np.add(self.beam.isocenter, shift)),
+        }
+        return ConeBeam.from_dict(varied).projection_matrices()
+
+    def _noisy(self, line_integrals: Tensor, photons: float) -> Tensor:
+        generator = torch.Generator(device=line_integrals.device)
+        generator.manual_seed(int(self.random.integers(2**62)))
+        counts = torch.poisson(photons * torch.exp(-line_integrals), generator=generator)
+        # A pixel that caught no photon reads as half a photon: the logarithm must stay finite.
+        return -torch.log(counts.clamp(min=0.5) / photons)
+
+    def _decalibrate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        lost = torch.as_tensor(self.random.random(len(image)) < self.uncalibrated, device=image.device)
+        scale = torch.as_tensor(self.random.uniform(0.8, 1.2, len(image)), device=image.device).to(image)
+        offset = torch.as_tensor(self.random.uniform(-0.3, 0.3, len(image)), device=image.device).to(image)
+        changed = image * scale[:, None, None, None] + offset[:, None, None, None]
+        return torch.where(lost[:, None, None, None], changed, image), (~lost).to(image)
+
+    def _random_window(self) -> list[int] | None:
+        if self.window is None or self.window == self.grid:
+            return None
+        # Starts are multiples of 8, so that a window's coarsest voxels are the volume's.
+        start = self.random.integers(0, (self.grid - self.window) // 8 + 1, 3) * 8
+        return [*(int(value) for value in start), self.window, self.window, self.window]
+
+
+class StageObjective(nn.Module):
+    """The weighted loss of a stage on what :class:`SimulateBatch` made; each term is kept by name for the log.
+
+    Args:
+        loss: the weighted sum.
+    """
+
+    def __init__(self, loss: CascadeLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.terms: dict[str, float] = {}
+
+    def forward(self, prediction: Tensor, targets: Mapping[str, Any]) -> Tensor:
+        """Loss of a whole prediction; where a window was refined, voxel terms look at that window alone.
+
+        Args:
+            prediction: (b, 1, g, g, g) in [0, 1].
+            targets: of :class:`SimulateBatch`.
+
+        Returns:
+            Scalar.
+        """
+        reprojection = Reprojection(
+            volume=prediction,
+            image=targets["image"],
+            matrices=targets["matrices"],
+            affine=targets["affine"].expand(len(prediction), 4, 4),
+            calibrated=targets["calibrated"],
+        )
+        where = (slice(None), slice(None), *_window_slices(targets["window"]))
+        terms = self.loss(
+            prediction[where], targets["label"][where], valid=targets["valid"][where], reprojection=reprojection
+        )
+        self.terms = {name: float(value.detach()) for name, value in terms.items()}
+        return terms["loss"]
+
+
+class ClipGradients:
+    """Handler: limits the gradient's norm, and stops the run after several non-finite ones in a row.
+
+    A step whose gradients are not finite is skipped by zeroing them.
+
+    Args:
+        network: whose gradients.
+        max_norm: largest norm.
+        patience: consecutive non-finite steps that end the run.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0, patience: int = 10) -> None:
+        self.network = network
+        self.max_norm = max_norm
+        self.patience = patience
+        self.bad_steps = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Run after every backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip.
+
+        Raises:
+            RuntimeError: after ``patience`` non-finite steps in a row.
+        """
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if torch.isfinite(norm):
+            self.bad_steps = 0
+            return
+        self.bad_steps += 1
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        if self.bad_steps >= self.patience:
+            raise RuntimeError(
+                f"the loss must be finite, got {self.bad_steps} non-finite gradients in a row at iteration "
+                f"{engine.state.iteration}; lower learning_rate or set amp to false"
+            )
+
+
+class ResumableCheckpoint:
+    """Handler: keeps what a run needs to go on after an interruption, apart from the weights that are shipped.
+
+    After every epoch the network, optimizer and schedule, the epoch and torch's random state are written to one file
+    under a temporary name, then renamed.
+
+    Args:
+        path: file to write.
+        objects: by name, what has ``state_dict`` and ``load_state_dict``.
+        resume: go on from ``path``, which must exist.
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the run starts, save after every epoch."""
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: Engine) -> None:
+        """Write the file."""
+        state = {name: value.state_dict() for name, value in self.objects.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as temporary:
+            torch.save({**state, "epoch": engine.state.epoch, "random": torch.get_rng_state()}, temporary)
+
+    def load(self, engine: Engine) -> None:
+        """Fill the objects and move the engine to the saved epoch.
+
+        Raises:
+            UserError: if the file is missing, or holds other objects.
+        """
+        if not self.path.is_file():
+            raise UserError(f"resume must find {self.path}, which does not exist; set resume to false to start afresh")
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        missing = sorted({*self.objects, "epoch", "random"} - set(state))
+        if missing:
+            raise UserError(f"{self.path} must hold {missing}; it is no checkpoint of this workflow")
+        for name, value in self.objects.items():
+            value.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+
+
+class HalfPrecisionState:
+    """A network as checkpoints ship it: a bare state dict, parameters in half precision, geometry untouched.
+
+    Args:
+        network: bare or wrapped for distributed training.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters as float16, buffers as they are."""
+        network = getattr(self.network, "module", self.network)
+        parameters = {name for name, _ in network.named_parameters()}
+        return {
+            name: value.detach().half() if name in parameters else value for name, value in network.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy into the network's own precision."""
+        getattr(self.network, "module", self.network).load_state_dict(state)
+
+
+class MaskedPSNR(CumulativeIterationMetric):
+    """3-D PSNR inside the scanned region, data_range 1: the ``native`` protocol's PSNR, batch by batch."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if y is None:
+            raise ValueError("y must be the label and its valid mask, got None")
+        label, valid = y[:, :1], y[:, 1:]
+        count = valid.sum(dim=(1, 2, 3, 4)).clamp(min=1)
+        mse = ((y_pred.clamp(0, 1) - label) ** 2 * valid).sum(dim=(1, 2, 3, 4)) / count
+        return -10 * torch.log10(mse.clamp(min=1e-10))[:, None]
+
+    def aggregate(self) -> Tensor:
+        """Mean over the cases [dB]."""
+        return self.get_buffer().mean()
+
+
+def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Evaluator output to the arguments of :class:`MaskedPSNR`."""
+    targets = output["label"]
+    return output["pred"].detach(), torch.cat((targets["label"], targets["valid"]), dim=1)
+
+
+def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
+    """Start a stage from the checkpoint of the one before.
+
+    Args:
+        network: the cascade to be trained; its encoder and earlier stages are filled.
+        path: bare state dict of a cascade with one stage less; None for stage 1.
+
+    Raises:
+        UserError: if the file is missing, not a checkpoint, of another architecture or geometry.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"checkpoint {path} must exist before stage {network.stage} is trained; train stage {network.stage - 1} first"
+        )
+    state = read_state(path)
+    own = network.state_dict()
+    last = f"refine.{network.stage - 2}."
+    expected = {name for name in own if not name.startswith(last)}
+    wrong = sorted(name for name in expected if name not in state or state[name].shape != own[name].shape)
+    extra = sorted(set(state) - set(own))
+    if wrong or extra:
+        raise UserError(
+            f"checkpoint {path} must hold stage {network.stage - 1} of this architecture; first difference: "
+            f"{(wrong + extra)[0]}"
+        )
+    check_geometry(network, state, path)
+    network.load_state_dict({name: state[name] for name in expected}, strict=False)
+
+
+def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse a checkpoint that was trained for another geometry.
+
+    Raises:
+        UserError: naming the file and both sets of projection matrices.
+    """
+    theirs, ours = state["projection_matrices"].float(), network.projection_matrices.cpu()
+    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-2):
+        raise UserError(
+            f"checkpoint {path} must have the geometry of the config: its projection matrices are "
+            f"{_rounded(theirs)}, the config's {_rounded(ours)}"
+        )
+
+
+def _rounded(matrices: Tensor) -> list[Any]:
+    return np.round(matrices.numpy().astype(np.float64), 2).tolist()
+
+
+def _window_slices(window: Sequence[int] | None) -> tuple[slice, slice, slice]:
+    if window is None:
+        return (slice(None), slice(None), slice(None))
+    x, y, z = (slice(window[axis], window[axis] + window[axis + 3]) for axis in range(3))
+    return x, y, z

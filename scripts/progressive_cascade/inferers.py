@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a cascade: mixed precision around it, and the last stage by sliding windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor, nn
+
+from progressive_cascade.networks import ProgressiveCascade
+
+
+class CascadeInferer(Inferer):
+    """Stages before the last run whole, the last one by Gaussian-weighted windows; data consistency closes it whole.
+
+    While the network trains, or where ``roi_size`` is None or covers the grid, the network runs in one piece.
+
+    Args:
+        roi_size: window of the last stage per axis, a multiple of 8 [voxels]; None: no windows.
+        overlap: share of a window that its neighbour covers, in [0, 1).
+        sw_batch_size: windows that run at once.
+        amp: run under autocast.
+        amp_dtype: "bfloat16" or "float16".
+        progress: show a progress bar over the windows.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        roi_size: int | Sequence[int] | None = 128,
+        *,
+        overlap: float = 0.25,
+        sw_batch_size: int = 1,
+        amp: bool = False,
+        amp_dtype: str = "bfloat16",
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = [roi_size] * 3 if isinstance(roi_size, int) else None if roi_size is None else list(roi_size)
+        if sizes is not None and (len(sizes) != 3 or any(size < 8 or size % 8 for size in sizes)):
+            raise ValueError(f"roi_size must be one or three positive multiples of 8, got {roi_size}")
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap must lie in [0, 1), got {overlap}")
+        if amp_dtype not in ("bfloat16", "float16"):
+            raise ValueError(f"amp_dtype must be 'bfloat16' or 'float16', got {amp_dtype!r}")
+        self.roi_size = sizes
+        self.overlap = overlap
+        self.sw_batch_size = sw_batch_size
+        self.amp = amp
+        self.amp_dtype = getattr(torch, amp_dtype)
+        self.progress = progress
+
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Reconstruct.
+
+        Args:
+            inputs: line integrals (b, view, rows, cols).
+            network: a :class:`ProgressiveCascade`, bare or wrapped for distributed training.
+            args: further positional arguments of the network.
+            kwargs: its ``projection_matrices``, ``calibrated``, and ``window`` (training on crops).
+
+        Returns:
+            (b, 1, g, g, g) in [0, 1], float32.
+        """
+        cascade = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
+        windowed = (
+            isinstance(cascade, ProgressiveCascade)
+            and not cascade.training
+            and cascade.stage > 1
+            and self.roi_size is not None
+            and min(self.roi_size) < cascade.grid
+        )
+        with self._autocast(inputs.device.type):
+            if windowed:
+                return self._by_windows(inputs, cascade, *args, **kwargs)
+            return network(inputs, *args, **kwargs)
+
+    def _autocast(self, device_type: str) -> AbstractContextManager[Any]:
+        return torch.autocast(device_type, dtype=self.amp_dtype) if self.amp else nullcontext()
+
+    def _by_windows(
+        self,
+        image: Tensor,
+        cascade: ProgressiveCascade,
+        projection_matrices: Tensor | None = None,
+        calibrated: Tensor | None = None,
+    ) -> Tensor:
+        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated)
+        refiner = cascade.refine[-1]
+        volumes = []
+        for b in range(len(image)):
+            shared = type(context)(*(part[b : b + 1] for part in context))
+
+            def refine(windows: Tensor, coordinates: Sequence[Sequence[slice]], shared: Any = shared) -> Tensor:
+                starts = [[axis.start for axis in where[2:]] for where in coordinates]
+                parts = [refiner(window[None], start, shared) for window, start in zip(windows, starts, strict=True)]
+                return torch.cat(parts)
+
+            volume = sliding_window_inference(
+                prior[b : b + 1],
+                self.roi_size or cascade.grid,
+                self.sw_batch_size,
+                refine,
+                overlap=self.overlap,
+                mode="gaussian",
+                with_coord=True,
+                progress=self.progress,
+            )
+            volumes.append(volume)
+        matrices = context.matrices
+        return refiner.consistency(torch.cat(volumes), image, matrices, calibrated)

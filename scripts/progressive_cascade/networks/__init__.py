@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cascade's networks: radiograph features, geometric lifting, the three stages, and the cascade around them."""
+
+from progressive_cascade.networks.cascade import ProgressiveCascade
+from progressive_cascade.networks.lifting import lift, voxel_axes
+from progressive_cascade.networks.stages import CoarseStage, RefineStage
+from progressive_cascade.networks.xray import XrayConditioningModule, XrayFeatures
+
+__all__ = [
+    "CoarseStage",
+    "ProgressiveCascade",
+    "RefineStage",
+    "XrayConditioningModule",
+    "XrayFeatures",
+    "lift",
+    "voxel_axes",
+]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cascade: one module, one tensor in, one tensor out."""
+
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.networks.blocks import Block
+from progressive_cascade.networks.stages import CoarseStage, RefineStage, StageContext
+from progressive_cascade.networks.xray import XrayConditioningModule, XrayFeatures
+from progressive_cascade.projector import parse_beam
+
+NUM_STAGES = 3
+
+
+class ProgressiveCascade(nn.Module):
+    """Two radiographs in, a CT volume out, through one to three stages of doubling resolution.
+
+    The world of the network has its isocenter at the origin; the geometry sits in it as projection matrices and
+    travels in its state dict.
+
+    Args:
+        stage: number of stages, 1 to 3; the output grid is ``64 * 2 ** (stage - 1)`` at the default ``image_size``.
+        geometry: preset's name, mapping of :class:`ConeBeam` fields, or the object itself.
+        voxel_dim: channels of a volume token in stage 1.
+        token_dim: channels of an X-ray token.
+        num_heads: attention heads; must divide ``voxel_dim`` and ``token_dim``.
+        vit_depth: transformer blocks over the radiographs.
+        coarse_depth: transformer blocks over the volume tokens of stage 1.
+        encoder_channels: of the radiograph pyramid at 1/2, 1/4, 1/8 and 1/16.
+        coarse_channels: of stage 1's decoder.
+        refine_channels: of the U-Nets of stages 2 and 3, each at 1/2, 1/4 and 1/8 of its grid.
+        lift_channels: features per view that are lifted into the volume.
+        consistency_iterations: conjugate-gradient steps that close each stage.
+        gradient_checkpointing: recompute every block in the backward pass instead of keeping its activations.
+        freeze_earlier: train the last stage alone; the encoder and the earlier stages stay as loaded, in eval mode.
+
+    Raises:
+        ValueError: if an argument does not fit, or the geometry's detector is not a square multiple of 16.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: int = NUM_STAGES,
+        geometry: Union[str, Dict, ConeBeam] = "chest_stand",
+        voxel_dim: int = 256,
+        token_dim: int = 256,
+        num_heads: int = 4,
+        vit_depth: int = 2,
+        coarse_depth: int = 2,
+        encoder_channels: Sequence[int] = (24, 48, 96, 128),
+        coarse_channels: int = 64,
+        refine_channels: Sequence[Sequence[int]] = ((32, 64, 96), (24, 48, 64)),
+        lift_channels: int = 16,
+        consistency_iterations: Sequence[int] = (6, 4, 3),
+        gradient_checkpointing: bool = False,
+        freeze_earlier: bool = False,
+    ) -> None:
+        super().__init__()
+        if stage not in range(1, NUM_STAGES + 1):
+            raise ValueError(f"stage must be 1, 2 or 3, got {stage}")
+        beam = parse_beam(geometry)
+        rows, cols = beam.detector_shape
+        if rows != cols or rows % 64:
+            raise ValueError(f"geometry must have a square detector of a multiple of 64 pixels, got {rows} x {cols}")
+        self.stage = stage
+        self.freeze_earlier = freeze_earlier
+        self.image_size = cols
+        views = len(beam.views)
+        self.xray = XrayConditioningModule(
+            image_size=cols,
+            num_views=views,
+            channels=encoder_channels,
+            dim=token_dim,
+            depth=vit_depth,
+            num_heads=num_heads,
+        )
+        self.coarse = CoarseStage(
+            grid=cols // 8,
+            image_size=cols,
+            num_views=views,
+            level_channels=encoder_channels[2],
+            dim=token_dim,
+            voxel_dim=voxel_dim,
+            depth=coarse_depth,
+            num_heads=num_heads,
+            channels=coarse_channels,
+            lift_channels=lift_channels,
+            consistency_iterations=consistency_iterations[0],
+        )
+        self.refine = nn.ModuleList(
+            RefineStage(
+                grid=cols // 8 * 2 ** (index + 1),
+                image_size=cols,
+                num_views=views,
+                level_channels=encoder_channels[1 - index],
+                patch=8 * 2**index,
+                dim=token_dim,
+                channels=refine_channels[index],
+                lift_channels=lift_channels,
+                consistency_iterations=consistency_iterations[index + 1],
+            )
+            for index in range(stage - 1)
+        )
+        matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32)
+        self.register_buffer("projection_matrices", matrices)
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.gradient_checkpointing = gradient_checkpointing
+            # Channels last is what bfloat16 convolutions want, on CPU two to four times as fast; loading keeps it.
+            if isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+        if freeze_earlier:
+            for module in self.frozen_modules():
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def grid(self) -> int:
+        """Voxels per axis of the output."""
+        return (self.image_size // 8) << (self.stage - 1)
+
+    def frozen_modules(self) -> List[nn.Module]:
+        """The parts that stay as loaded while the last stage trains; none for stage 1."""
+        if self.stage == 1:
+            return []
+        return [self.xray, self.coarse, *list(self.refine)[:-1]]
+
+    def train(self, mode: bool = True) -> "ProgressiveCascade":
+        """Set training mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        if self.freeze_earlier:
+            for module in self.frozen_modules():
+                module.eval()
+        return self
+
+    def forward(
+        self,
+        image: Tensor,
+        projection_matrices: Optional[Tensor] = None,
+        calibrated: Optional[Tensor] = None,
+        window: Optional[List[int]] = None,
+    ) -> Tensor:
+        """Reconstruct.
+
+        Args:
+            image: line integrals (b, view, s, s), without unit.
+            projection_matrices: (b, view, 3, 4), RAS mm about the isocenter to pixels; default: the geometry's own.
+            calibrated: (b,), 1 where the image holds true line integrals, 0 where scale or offset are unknown and the
+                data-consistency steps must be skipped; default: all calibrated.
+            window: ``[x, y, z, size_x, size_y, size_z]``: the last stage refines this window alone, and the rest of
+                the volume is the upsampled earlier stage, without the closing consistency step. For training on crops.
+
+        Returns:
+            (b, 1, g, g, g) in [0, 1], float32: :func:`progressive_cascade.attenuation.unit_to_hu` gives HU.
+        """
+        matrices = self._matrices(image, projection_matrices)
+        features = self.xray(image)
+        volume = self.coarse(features.coarse, features.tokens, image, matrices, calibrated)
+        index = 0
+        for refiner in self.refine:
+            volume = upsample(volume)
+            level = features.medium if index == 0 else features.fine
+            context = refiner.context(volume, level, features.tokens, image, matrices, calibrated)
+            index += 1
+            if window is not None and index == self.stage - 1:
+                x, y, z = window[0], window[1], window[2]
+                cut = volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]]
+                refined = refiner(cut, [x, y, z], context)
+                volume = volume.clone()
+                volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]] = refined
+                return volume
+            volume = refiner.consistency(refiner(volume, [0, 0, 0], context), image, matrices, calibrated)
+        return volume
+
+    @torch.jit.unused
+    def prepare_last_stage(
+        self, image: Tensor, projection_matrices: Optional[Tensor] = None, calibrated: Optional[Tensor] = None
+    ) -> Tuple[Tensor, StageContext]:
+        """Everything up to the last refinement, so that it can run window by window.
+
+        Args:
+            image: line integrals (b, view, s, s).
+            projection_matrices: see :meth:`forward`.
+            calibrated: see :meth:`forward`.
+
+        Returns:
+            The upsampled earlier volume (b, 1, g, g, g) and the context that :class:`RefineStage` shares among windows.
+
+        Raises:
+            ValueError: if the cascade has one stage only.
+        """
+        if self.stage == 1:
+            raise ValueError("stage must be 2 or 3 to be run by windows, got 1")
+        matrices = self._matrices(image, projection_matrices)
+        features: XrayFeatures = self.xray(image)
+        volume = self.coarse(features.coarse, features.tokens, image, matrices, calibrated)
+        levels = (features.medium, features.fine)
+        for index, refiner in enumerate(self.refine):
+            volume = upsample(volume)
+            context = refiner.context(volume, levels[index], features.tokens, image, matrices, calibrated)
+            if index == self.stage - 2:
+                break
+            volume = refiner.consistency(refiner(volume, [0, 0, 0], context), image, matrices, calibrated)
+        return volume, context
+
+    def _matrices(self, image: Tensor, projection_matrices: Optional[Tensor]) -> Tensor:
+        if projection_matrices is None:
+            return self.projection_matrices.unsqueeze(0).expand(image.shape[0], -1, -1, -1)
+        return projection_matrices.to(device=image.device, dtype=torch.float32)
+
+
+def upsample(volume: Tensor) -> Tensor:
+    """Double the grid of a volume, trilinear about voxel centres.
+
+    Args:
+        volume: (b, 1, x, y, z).
+
+    Returns:
+        (b, 1, 2x, 2y, 2z).
+    """
+    return F.interpolate(volume, scale_factor=2.0, mode="trilinear", align_corners=False)
+

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the stages read from the radiographs: a feature pyramid per view, and tokens that know both views."""
+
+from typing import List, NamedTuple, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from progressive_cascade.networks.blocks import ResidualBlock, SelfAttentionBlock, conv
+
+# Line integrals through a thorax span about 0..8; this maps them to about -1..1.5.
+_LINE_INTEGRAL_MEAN = 2.0
+_LINE_INTEGRAL_SCALE = 0.4
+
+
+class XrayFeatures(NamedTuple):
+    """Output of :class:`XrayConditioningModule` for (b, view, s, s) radiographs.
+
+    Attributes:
+        fine: (b, view, c, s/2, s/2), for stage 3.
+        medium: (b, view, c, s/4, s/4), for stage 2.
+        coarse: (b, view, c, s/8, s/8), for stage 1.
+        tokens: (b, view * (s/16)², dim), the context of both views.
+    """
+
+    fine: Tensor
+    medium: Tensor
+    coarse: Tensor
+    tokens: Tensor
+
+
+def normalize_line_integrals(
+    image: Tensor, mean: float = _LINE_INTEGRAL_MEAN, scale: float = _LINE_INTEGRAL_SCALE
+) -> Tensor:
+    """Line integrals to the range the convolutions work in."""
+    return (image - mean) * scale
+
+
+class XrayConditioningModule(nn.Module):
+    """A shared 2-D encoder, and a vision transformer over the tokens of both views.
+
+    Downsampling is by pixel-unshuffle, so that every level covers the detector exactly and lifting needs no offset.
+    The transformer's context returns to each level in the stage that reads it (:class:`ScaleAdapter`), so that a
+    frozen encoder holds no untrained part.
+
+    Args:
+        image_size: pixels per side, a multiple of 16.
+        num_views: radiographs per patient.
+        channels: of the levels at 1/2, 1/4, 1/8 and 1/16 of the image size.
+        dim: channels of a token.
+        depth: transformer blocks.
+        num_heads: attention heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 512,
+        num_views: int = 2,
+        channels: Sequence[int] = (24, 48, 96, 128),
+        dim: int = 256,
+        depth: int = 2,
+        num_heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if image_size % 16:
+            raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
+        if len(channels) != 4:
+            raise ValueError(f"channels must be four numbers, one per level, got {list(channels)}")
+        self.image_size = image_size
+        self.num_views = num_views
+        self.channels = list(channels)
+        inputs = [1, *channels[:-1]]
+        self.down = nn.ModuleList(conv(2, 4 * before, after) for before, after in zip(inputs, channels, strict=True))
+        self.encode = nn.ModuleList(ResidualBlock(2, width) for width in channels)
+        side = image_size // 16
+        self.to_tokens = nn.Linear(channels[-1], dim)
+        self.position = nn.Parameter(torch.randn(1, 1, side * side, dim) * 0.02)
+        self.view = nn.Parameter(torch.randn(1, num_views, 1, dim) * 0.02)
+        self.blocks = nn.ModuleList(SelfAttentionBlock(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor) -> XrayFeatures:
+        """Encode radiographs.
+
+        Args:
+            image: line integrals (b, view, image_size, image_size).
+
+        Returns:
+            The pyramid and the tokens.
+        """
+        b, views, rows, cols = image.shape
+        if views != self.num_views or rows != self.image_size or cols != self.image_size:
+            raise ValueError(
+                f"image must have shape (b, {self.num_views}, {self.image_size}, {self.image_size}), got {image.shape}"
+            )
+        x = normalize_line_integrals(image).reshape(b * views, 1, rows, cols)
+        levels: List[Tensor] = []
+        for down, encode in zip(self.down, self.encode):
+            x = encode(down(F.pixel_unshuffle(x, 2)))
+            levels.append(x)
+        side = self.image_size // 16
+        tokens = self.to_tokens(x.flatten(2).transpose(1, 2)).reshape(b, views, side * side, -1)
+        tokens = (tokens + self.position + self.view).flatten(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        shaped: List[Tensor] = []
+        for level in levels:
+            shaped.append(level.reshape(b, views, level.shape[1], level.shape[2], level.shape[3]))
+        return XrayFeatures(fine=shaped[0], medium=shaped[1], coarse=shaped[2], tokens=self.norm(tokens))
