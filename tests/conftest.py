@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures shared by the tests: a miniature geometry and cascade, and the real CTs where they are at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from progressive_cascade import ConeBeam
+from progressive_cascade.networks import ProgressiveCascade
+
+SMALL = {
+    "geometry": ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36)),
+    "voxel_dim": 32,
+    "token_dim": 32,
+    "num_heads": 2,
+    "vit_depth": 1,
+    "coarse_depth": 1,
+    "encoder_channels": (4, 8, 8, 16),
+    "coarse_channels": 8,
+    "refine_channels": ((4, 8, 16), (4, 8, 16)),
+    "lift_channels": 4,
+    "consistency_iterations": (2, 2, 2),
+}
+"""Arguments of a cascade with grids of 16, 32 and 64 voxels that runs in milliseconds."""
+
+
+@pytest.fixture
+def small_cascade():
+    """Builds a seeded miniature cascade: ``small_cascade(stage=2, freeze_earlier=True)``."""
+
+    def build(**changes):
+        torch.manual_seed(0)
+        return ProgressiveCascade(**{**SMALL, **changes})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def real_cts() -> Path:
+    """Folder of real CTs beside the checkout; skips where it is absent."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "ct"
+    if not folder.is_dir():
+        pytest.skip(f"real CTs are not at {folder}")
+    return folder

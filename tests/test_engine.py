@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the batch simulation, the stage objective, the handlers and the chaining of checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from progressive_cascade import ConeBeam, line_integrals, volume_affine
+from progressive_cascade.attenuation import hu_to_mu, hu_to_unit
+from progressive_cascade.engine import (
+    ClipGradients,
+    HalfPrecisionState,
+    MaskedPSNR,
+    ResumableCheckpoint,
+    SimulateBatch,
+    StageObjective,
+    load_predecessor,
+)
+from progressive_cascade.errors import UserError
+from progressive_cascade.losses import CascadeLoss
+
+from .conftest import SMALL
+
+BEAM = SMALL["geometry"]
+
+
+def _batch(size: int = 32) -> dict[str, torch.Tensor]:
+    hu = torch.full((2, 1, size, size, size), -1000, dtype=torch.int16)
+    hu[:, :, size // 4 : -size // 4, size // 4 : -size // 4] = 40
+    return {"label": hu, "valid": torch.ones_like(hu, dtype=torch.uint8)}
+
+
+def test_simulated_batch_holds_the_projected_volume():
+    """Without jitter and noise: the line integrals of the volume, its average as the target, the beam's matrices."""
+    image, targets, _, arguments = SimulateBatch(16, geometry=BEAM)(_batch())
+    expected = line_integrals(hu_to_mu(_batch()["label"].float()), BEAM, affine=volume_affine((32,) * 3, 11.2))
+    torch.testing.assert_close(image, expected)
+    assert targets["label"].shape == (2, 1, 16, 16, 16)
+    torch.testing.assert_close(targets["label"][0, 0, 8, 8, 8], hu_to_unit(torch.tensor(40.0)))
+    torch.testing.assert_close(arguments["projection_matrices"][0].double(), torch.as_tensor(BEAM.projection_matrices()))
+
+
+def test_simulation_is_seeded():
+    """Same seed, same jitter, noise and windows; another seed, others."""
+    options = {"geometry": BEAM, "distance_jitter": 0.02, "shift_jitter": 5.0, "photons": 1e4, "uncalibrated": 0.5, "window": 8}
+    first, second, other = (SimulateBatch(16, **options, seed=seed)(_batch()) for seed in (1, 1, 2))
+    assert torch.equal(first[0], second[0]) and first[3]["window"] == second[3]["window"]
+    assert not torch.equal(first[0], other[0])
+
+
+def test_noise_follows_the_photons():
+    """The variance of a line integral is that of Poisson counts: 1 / (photons exp(-p))."""
+    clean = SimulateBatch(16, geometry=BEAM)(_batch())[0]
+    noisy = SimulateBatch(16, geometry=BEAM, photons=1e5)(_batch())[0]
+    middle = clean > 0.5 * clean.max()
+    expected = torch.exp(clean[middle]) / 1e5
+    assert float(((noisy - clean)[middle] ** 2 / expected).mean()) == pytest.approx(1.0, rel=0.1)
+
+
+def test_uncalibrated_samples_are_told():
+    """A sample whose scale was lost is flagged, and the others are left alone."""
+    image, targets, _, arguments = SimulateBatch(16, geometry=BEAM, uncalibrated=0.5, seed=3)(_batch())
+    clean = SimulateBatch(16, geometry=BEAM)(_batch())[0]
+    changed = torch.tensor([not torch.equal(a, b) for a, b in zip(image, clean, strict=True)])
+    assert torch.equal(targets["calibrated"] == 0, changed)
+    assert torch.equal(arguments["calibrated"], targets["calibrated"])
+
+
+def test_label_grid_must_be_a_multiple():
+    """A volume that cannot be averaged to the stage's grid is refused."""
+    with pytest.raises(ValueError, match="label must be cubes of a multiple of 24"):
+        SimulateBatch(24, geometry=BEAM)(_batch())
+
+
+def test_objective_looks_at_the_window_alone():
+    """What lies outside the refined window costs nothing in the voxel terms."""
+    _, targets, _, _ = SimulateBatch(16, geometry=BEAM, window=8, seed=1)(_batch())
+    objective = StageObjective(CascadeLoss({"l1": 1.0}))
+    x, y, z = (slice(start, start + 8) for start in targets["window"][:3])
+    prediction = torch.zeros_like(targets["label"])
+    prediction[:, :, x, y, z] = targets["label"][:, :, x, y, z]
+    assert float(objective(prediction, targets)) == pytest.approx(0.0, abs=1e-7)
+    assert set(objective.terms) == {"l1", "loss"}
+
+
+def test_objective_projects_the_whole_volume():
+    """The reprojection term is small for the truth and grows with an error outside the window."""
+    _, targets, _, _ = SimulateBatch(16, geometry=BEAM, window=8, seed=1)(_batch(16))
+    objective = StageObjective(CascadeLoss({"reprojection": 1.0}))
+    exact = float(objective(targets["label"], targets))
+    wrong = float(objective(torch.zeros_like(targets["label"]), targets))
+    assert exact < 0.05 * wrong
+
+
+def test_non_finite_gradients_are_skipped_and_stop_the_run():
+    """A bad step is dropped; several in a row end the run with a sentence."""
+    layer = torch.nn.Linear(2, 1)
+    handler = ClipGradients(layer, max_norm=1.0, patience=2)
+    engine = Engine(lambda *_: None)
+    layer.weight.grad = torch.full_like(layer.weight, float("nan"))
+    handler(engine)
+    assert layer.weight.grad is None
+    layer.weight.grad = torch.full_like(layer.weight, float("inf"))
+    with pytest.raises(RuntimeError, match="2 non-finite gradients in a row"):
+        handler(engine)
+
+
+def test_gradients_are_clipped():
+    """The norm is at most max_norm."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    layer.weight.grad = torch.full_like(layer.weight, 100.0)
+    ClipGradients(layer, max_norm=0.5)(Engine(lambda *_: None))
+    assert float(layer.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_masked_psnr_ignores_what_was_not_scanned():
+    """20.48 HU of error is 40 dB, whatever stands where valid is 0."""
+    label = torch.full((1, 1, 4, 4, 4), 0.5)
+    valid = torch.ones_like(label)
+    valid[..., 0] = 0
+    prediction = label + 0.01
+    prediction[..., 0] = 0
+    metric = MaskedPSNR()
+    metric(prediction, torch.cat((label, valid), 1))
+    assert float(metric.aggregate()) == pytest.approx(40.0, abs=1e-3)
+
+
+def test_checkpoints_are_half_but_keep_the_geometry(small_cascade):
+    """Parameters in float16, projection matrices untouched."""
+    network = small_cascade(stage=1)
+    state = HalfPrecisionState(network).state_dict()
+    assert state["coarse.embed.weight"].dtype == torch.float16
+    assert torch.equal(state["projection_matrices"], network.projection_matrices)
+
+
+def test_a_stage_starts_from_its_predecessor(small_cascade, tmp_path):
+    """Encoder and stage 1 are filled, the new stage stays fresh."""
+    earlier = small_cascade(stage=1)
+    torch.save(HalfPrecisionState(earlier).state_dict(), tmp_path / "stage1_best.pt")
+    network = small_cascade(stage=2)
+    torch.nn.init.zeros_(network.coarse.embed.weight)
+    load_predecessor(network, tmp_path / "stage1_best.pt")
+    torch.testing.assert_close(network.coarse.embed.weight, earlier.coarse.embed.weight, atol=1e-3, rtol=0)
+
+
+def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_path):
+    """Missing file, no checkpoint, another architecture, another stage, another geometry."""
+    network = small_cascade(stage=2)
+    path = tmp_path / "stage1_best.pt"
+    with pytest.raises(UserError, match="train stage 1 first"):
+        load_predecessor(network, path)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="must be a torch state dict"):
+        load_predecessor(network, path)
+    torch.save(small_cascade(stage=1, voxel_dim=16).state_dict(), path)
+    with pytest.raises(UserError, match="must hold stage 1 of this architecture"):
+        load_predecessor(network, path)
+    torch.save(small_cascade(stage=3).state_dict(), path)
+    with pytest.raises(UserError, match="must hold stage 1 of this architecture"):
+        load_predecessor(network, path)
+    other = ConeBeam(1000, 1800, (128, 128), (3.36, 3.36))
+    torch.save(small_cascade(stage=1, geometry=other).state_dict(), path)
+    with pytest.raises(UserError, match="must have the geometry of the config"):
+        load_predecessor(network, path)
+
+
+def test_a_run_resumes_where_it_stopped(tmp_path):
+    """Parameters, optimizer and epoch come back; a missing file is told."""
+    layer = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    objects = {"network": layer, "optimizer": optimizer}
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        layer(batch).sum().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    ResumableCheckpoint(tmp_path / "last.pt", objects).attach(engine)
+    engine.run([torch.ones(1, 2)] * 3, max_epochs=2)
+    kept = layer.weight.detach().clone()
+    torch.nn.init.zeros_(layer.weight)
+    again = Engine(lambda *_: None)
+    ResumableCheckpoint(tmp_path / "last.pt", objects, resume=True).attach(again)
+    again.run([torch.ones(1, 2)] * 3, max_epochs=3)
+    assert torch.equal(layer.weight, kept) and again.state.epoch == 3
+    with pytest.raises(UserError, match="resume must find"):
+        ResumableCheckpoint(tmp_path / "none.pt", objects, resume=True).load(again)

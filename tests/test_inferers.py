@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the cascade's inferer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from progressive_cascade.inferers import CascadeInferer
+
+
+@pytest.fixture
+def network(small_cascade):
+    """A three-stage miniature whose last stage does something."""
+    network = small_cascade(stage=3).eval()
+    torch.nn.init.normal_(network.refine[1].out.weight, std=0.02)
+    return network
+
+
+def _image(batch: int = 1) -> torch.Tensor:
+    return 4 * torch.rand(batch, 2, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def test_one_window_equals_the_whole_pass(network):
+    """With a window that covers the grid nothing is cut, and nothing changes."""
+    with torch.no_grad():
+        torch.testing.assert_close(CascadeInferer(64)(_image(), network), network(_image()), atol=1e-3, rtol=0)
+
+
+def test_sliding_windows_stay_close_to_the_whole_pass(network):
+    """Windows differ from the whole pass at their borders alone: by less than the residual itself."""
+    with torch.no_grad():
+        prior, _ = network.prepare_last_stage(_image())
+        whole = network(_image())
+        windowed = CascadeInferer(32, overlap=0.5)(_image(), network)
+    assert windowed.shape == whole.shape
+    assert (windowed - whole).abs().mean() < 0.3 * (whole - prior).abs().mean()
+
+
+def test_batches_equal_single_calls(network):
+    """Windows of one sample never see another's radiographs."""
+    images = torch.cat((_image(), _image().flip(-1)))
+    inferer = CascadeInferer(32)
+    with torch.no_grad():
+        together = inferer(images, network)
+        alone = inferer(images[1:], network)
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
+
+
+def test_autocast_stays_close_and_returns_float32(network):
+    """bfloat16 inside, float32 outside."""
+    with torch.no_grad():
+        full, half = CascadeInferer(None)(_image(), network), CascadeInferer(None, amp=True)(_image(), network)
+    assert half.dtype == torch.float32
+    assert (full - half).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"roi_size": 100}, "roi_size must be"),
+        ({"overlap": 1.0}, "overlap must lie in"),
+        ({"amp_dtype": "int8"}, "amp_dtype must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    """Each refused with the condition and the value."""
+    with pytest.raises(ValueError, match=words):
+        CascadeInferer(**arguments)
