@@ -120,7 +120,14 @@ def test_metadata_version_is_the_packages():
 def test_workflows_have_the_properties_monai_asks_for(name, kind, monkeypatch, tmp_path):
     """check_properties() == [] for every workflow of a kind that MONAI defines."""
     monkeypatch.chdir(BUNDLE)
-    overrides = {} if kind == "infer" else {**TINY, "cache_dir": str(tmp_path), "predecessor": None, "window": None}
+    for view in ("pa", "lateral"):
+        (tmp_path / f"{view}.nii.gz").touch()
+    tiny_infer = {key: value for key, value in TINY.items() if key in _load("inference")}
+    overrides = (
+        {**tiny_infer, "dataset_dir": str(tmp_path)}
+        if kind == "infer"
+        else {**TINY, "cache_dir": str(tmp_path), "log_dir": str(tmp_path), "predecessor": None, "window": None}
+    )
     workflow = ConfigWorkflow(
         config_file=str(CONFIGS / f"{name}.json"),
         meta_file=str(CONFIGS / "metadata.json"),
@@ -128,7 +135,8 @@ def test_workflows_have_the_properties_monai_asks_for(name, kind, monkeypatch, t
         workflow_type=kind,
         **overrides,
     )
-    assert not workflow.check_properties()
+    workflow.initialize()
+    assert workflow.check_properties() == []
 
 
 def test_all_stages_train_an_epoch_and_chain(monkeypatch, tmp_path):

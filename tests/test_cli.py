@@ -1,0 +1,448 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the command line: help that teaches, one line for a mistake, files that are whole or absent."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from progressive_cascade import ConeBeam, load_geometry, volume_affine
+from progressive_cascade.cli import build_parser, main
+from progressive_cascade.cli.common import check_output_folder, describe_error, did_you_mean, finite, select_device
+from progressive_cascade.cli.evaluation import summarize
+from progressive_cascade.cli.training import check_key, parse_overrides, plan_runs
+from progressive_cascade.errors import UserError
+from progressive_cascade.io import read_json, save_json, save_nifti
+from progressive_cascade.paths import bundle_root
+from progressive_cascade.reconstruction import Reconstruction
+
+COMMANDS = ("check", "demo", "phantom", "simulate", "reconstruct", "prepare", "train", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by `simulate` from an ellipsoid that lies off the world's origin."""
+    folder = tmp_path_factory.mktemp("simulate")
+    points = np.indices((64, 64, 64)).transpose(1, 2, 3, 0) - 31.5
+    hu = np.where(((points / [24, 16, 60]) ** 2).sum(-1) < 1, 20, -1000).astype(np.int16)
+    save_nifti(hu, volume_affine((64, 64, 64), 5.6, (40.0, -30.0, 700.0)), folder / "ct.nii.gz")
+    assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
+    return folder / "xrays"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle's folder with one stage, an overlay for several GPUs, and presets."""
+    root = tmp_path / "bundle"
+    stage = {
+        "epochs": 40,
+        "amp": True,
+        "train": {"trainer": {"max_epochs": "@epochs"}, "handlers": [{"interval": 1}]},
+        "dataset": "%configs/train.json::dataset",
+    }
+    for number in (1, 2, 3):
+        save_json(stage, root / "configs" / f"stage{number}.json")
+    save_json({"amp": False}, root / "configs" / "multi_gpu.json")
+    save_json({"_desc_": "short", "epochs": 5}, root / "configs" / "presets" / "fast.json")
+    save_json({"epohcs": 5}, root / "configs" / "presets" / "broken.json")
+    return root
+
+
+@pytest.fixture
+def cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for networks and phantoms: every patient is a cylinder, every reconstruction one of 100 HU more."""
+    shape, spacing = (32, 32, 32), 11.2
+    x, y, _ = np.indices(shape) - 15.5
+    cylinder = np.where(x**2 + y**2 < 100, 0, -1000).astype(np.int16)
+
+    def reconstruct(image: np.ndarray, beam: ConeBeam, *, calibrated: bool = True, **_: object) -> Reconstruction:
+        return Reconstruction(
+            hu=(cylinder + 100).astype(np.int16),
+            affine=volume_affine(shape, spacing, beam.isocenter),
+            agreement={view: {"relative_residual": 0.1, "psnr_db": float("inf")} for view in beam.views},
+            reprojected=image,
+            image=image,
+            calibrated=calibrated,
+        )
+
+    monkeypatch.setattr("progressive_cascade.reconstruction.load_cascade", lambda *_, **__: None)
+    monkeypatch.setattr("progressive_cascade.reconstruction.check_beam", lambda *_: None)
+    monkeypatch.setattr("progressive_cascade.reconstruction.reconstruct", reconstruct)
+    phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))
+    monkeypatch.setattr("progressive_cascade.phantom.generate_phantom", lambda seed, **_: phantom)
+    weights = tmp_path / "shipped" / "model.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"shipped")
+    monkeypatch.setattr("progressive_cascade.reconstruction.default_checkpoint", lambda: weights)
+
+
+def _fails_with(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs a command that must fail, and returns its one line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("progressive-cascade: error: ")
+    return lines[0]
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The program's help names all commands, exits with 0 and shows the way from nothing to a CT."""
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help contains a command line that its own parser accepts."""
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out.replace("\\\n", " ")
+    examples = [line.split()[1:] for line in text.splitlines() if line.startswith("  progressive-cascade ")]
+    assert examples
+    for example in examples:
+        assert build_parser().parse_args(example).command == command
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` names the program and exits with 0."""
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("progressive-cascade 0.")
+
+
+def test_phantom_is_written_as_it_is_generated(tmp_path: Path) -> None:
+    """The files hold the phantom's HU, labels and affine, whatever the size."""
+    from progressive_cascade.phantom import generate_phantom
+
+    ct, labels = tmp_path / "a" / "ct.nii.gz", tmp_path / "labels.nii.gz"
+    assert main(["phantom", "--seed", "3", "--size", "16", "--output", str(ct), "--labels", str(labels)]) == 0
+    phantom = generate_phantom(3, shape=(16, 16, 16), spacing=22.4)
+    image = nib.load(ct)
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), phantom.hu)
+    np.testing.assert_allclose(image.affine, phantom.affine)
+    np.testing.assert_array_equal(np.asanyarray(nib.load(labels).dataobj), phantom.labels)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["ct.nii.gz", "labels.nii.gz"]
+
+
+def test_simulate_writes_the_four_files(xrays: Path) -> None:
+    """The folder holds the two views, the geometry and the picture, and nothing else."""
+    names = sorted(path.name for path in xrays.iterdir())
+    assert names == ["geometry.json", "lateral.nii.gz", "pa.nii.gz", "radiographs.png"]
+
+
+def test_simulate_isocenter_is_the_bodys_center(xrays: Path) -> None:
+    """The sidecar remembers where in the patient's world the rays meet: the body's centre, within a voxel."""
+    beam = load_geometry(xrays / "geometry.json")
+    np.testing.assert_allclose(beam.isocenter, (40.0, -30.0, 700.0), atol=5.6)
+
+
+def test_simulate_radiographs_stand_on_the_detector(xrays: Path) -> None:
+    """Each radiograph is float32 (column, row, 1) with its detector's affine."""
+    beam = load_geometry(xrays / "geometry.json")
+    for view, name in enumerate(("pa", "lateral")):
+        image = nib.load(xrays / f"{name}.nii.gz")
+        assert image.shape == (512, 512, 1)
+        assert image.get_data_dtype() == np.float32
+        np.testing.assert_allclose(image.affine, beam.detector_affine(view), atol=1e-3)
+
+
+def test_simulate_ellipsoid_has_its_thickness(xrays: Path) -> None:
+    """The central ray sees mu of 20 HU times the ellipsoid's axis along it, within two voxels."""
+    from progressive_cascade.attenuation import water_attenuation
+
+    for name, axis in (("pa", 16), ("lateral", 24)):
+        pixels = np.asanyarray(nib.load(xrays / f"{name}.nii.gz").dataobj)[..., 0]
+        expected = water_attenuation() * 1.02 * 2 * axis * 5.6
+        assert pixels[255:257, 255:257].mean() == pytest.approx(expected, abs=2 * 5.6 * water_attenuation())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "arguments are required"),
+        (("simulat",), "invalid choice"),
+        (("phantom", "--seed", "-1", "--output", "a.nii.gz"), "--seed: must be a whole number"),
+        (("phantom", "--seed", "1.5", "--output", "a.nii.gz"), "--seed: must be a whole number"),
+        (("phantom", "--seed", "1", "--output", "a.png"), "--output must be a file that ends in .nii"),
+        (("phantom", "--seed", "1", "--size", "2", "--output", "a.nii.gz"), "--size must be between"),
+        (("phantom", "--seed", "1", "--output", "a.nii", "--labels", "a.nii"), "--labels must be another file"),
+        (("simulate", "missing.nii.gz", "--output", "out"), "missing.nii.gz"),
+        (("simulate", "x.nii.gz", "--output", "out", "--preset", "chest"), "--preset: invalid choice: 'chest'"),
+        (("prepare", "missing", "--output", "out"), "missing"),
+        (("prepare", "missing", "--output", "out", "--test-fraction", "2"), "--test-fraction: must be a number"),
+        (("train", "--dataset", "missing"), "missing"),
+        (("train", "--stages", "4"), "invalid choice: 4"),
+        (("evaluate", "--output", "out"), "needs --dataset DATASET or --phantoms N"),
+        (("evaluate", "--output", "out", "--phantoms", "2", "--sample-idx", "2"), "--sample-idx must be below"),
+    ],
+)
+def test_mistake_is_one_line(
+    arguments: tuple[str, ...],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A user's mistake gives exit code 2, one line that names it, and no file."""
+    monkeypatch.chdir(tmp_path)
+    assert expected in _fails_with(capsys, *arguments)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_output_below_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An output folder whose parent is a file is named, before any work is done."""
+    (tmp_path / "file").write_text("not a folder")
+    for arguments in (
+        ("phantom", "--seed", 1, "--output", tmp_path / "file" / "ct.nii.gz"),
+        ("simulate", "x.nii.gz", "--output", tmp_path / "file" / "deep" / "xrays"),
+        ("prepare", tmp_path, "--output", tmp_path / "file"),
+        ("evaluate", "--phantoms", 1, "--output", tmp_path / "file"),
+        ("demo", "--output", tmp_path / "file"),
+    ):
+        line = _fails_with(capsys, *arguments)
+        assert "--output must be in a folder" in line
+        assert str(tmp_path / "file") in line
+
+
+def test_unwritable_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder without write permission is refused (root may write anywhere, so the permission is simulated)."""
+    monkeypatch.setattr("progressive_cascade.cli.common.os.access", lambda *_: False)
+    with pytest.raises(UserError, match="--output must be writable"):
+        check_output_folder(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_grey_levels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A picture in grey levels is no CT, and nothing is written."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 32)).astype(np.int16)
+    save_nifti(picture, np.diag([10.0, 10.0, 10.0, 1.0]), tmp_path / "picture.nii.gz")
+    line = _fails_with(capsys, "simulate", tmp_path / "picture.nii.gz", "--output", tmp_path / "xrays")
+    assert "picture.nii.gz" in line
+    assert "HU" in line
+    assert not (tmp_path / "xrays").exists()
+
+
+def test_debug_shows_the_error(tmp_path: Path) -> None:
+    """With --debug the exception itself comes out."""
+    with pytest.raises(FileNotFoundError):
+        main(["simulate", str(tmp_path / "missing.nii.gz"), "--output", str(tmp_path / "out"), "--debug"])
+
+
+def test_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no user can mend keeps its traceback."""
+
+    def broken(options: argparse.Namespace) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("progressive_cascade.cli.simulation.run_phantom", broken)
+    with pytest.raises(KeyError):
+        main(["phantom", "--seed", "1", "--output", "a.nii.gz"])
+
+
+def test_describe_error_finds_the_cause() -> None:
+    """A user's mistake that a workflow wrapped in another error is still told."""
+    try:
+        try:
+            raise UserError("models/stage1_best.pt must exist")
+        except UserError as error:
+            raise RuntimeError("failed to evaluate config") from error
+    except RuntimeError as error:
+        assert describe_error(error) == "models/stage1_best.pt must exist"
+    assert describe_error(OSError(28, "No space left on device", "ct.nii.gz")) == "ct.nii.gz: No space left on device"
+    assert describe_error(ValueError("two\n  lines")) == "two lines"
+    assert describe_error(RuntimeError("ours")) is None
+
+
+def test_train_runs_stages_in_order(bundle: Path, tmp_path: Path) -> None:
+    """Files are layered stage, preset, GPUs; paths are absolute, because the workflow runs in the bundle's folder."""
+    runs = plan_runs(bundle, [1, 2, 3], preset="fast", output=tmp_path / "out", multi_gpu=True)
+    assert [run.stage for run in runs] == [1, 2, 3]
+    assert [path.name for path in runs[1].config_files] == ["stage2.json", "fast.json", "multi_gpu.json"]
+    assert all(path.is_absolute() for run in runs for path in run.config_files)
+    assert runs[2].overrides["bundle_root"] == str(bundle)
+
+
+def test_train_command_starts_one_process_per_gpu(bundle: Path) -> None:
+    """Several processes go through torchrun, one does not; overrides come last and win."""
+    (run,) = plan_runs(bundle, [1], overrides={"train#trainer#max_epochs": 5})
+    single, several = run.command(1), run.command(4)
+    assert single[1:5] == ["-m", "monai.bundle", "run", "training"]
+    assert several[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+    assert single[-2:] == several[-2:] == ["--train#trainer#max_epochs", "5"]
+
+
+def test_train_output_is_absolute(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints of all stages share a folder, where the next stage looks for its predecessor."""
+    monkeypatch.chdir(tmp_path)
+    runs = plan_runs(bundle, [1, 2], dataset=Path("dataset"), output=Path("out"))
+    assert {run.overrides["ckpt_dir"] for run in runs} == {str(tmp_path / "out" / "models")}
+    assert [run.overrides["log_dir"] for run in runs] == [str(tmp_path / "out" / "logs" / f"stage{n}") for n in (1, 2)]
+    assert runs[0].overrides["dataset_dir"] == str(tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("preset", ["fast", "low_memory", "max_quality"])
+def test_train_plans_the_shipped_configs(preset: str) -> None:
+    """Every shipped preset fits every shipped stage, and so does every setting the command makes itself."""
+    runs = plan_runs(bundle_root(), [1, 2, 3], preset=preset, dataset=Path("dataset"), output=Path("out"))
+    for run in runs:
+        for key in run.overrides:
+            check_key(key, read_json(run.config_files[0]), "train")
+
+
+def test_train_refuses_an_unknown_preset(bundle: Path) -> None:
+    """The error names the presets and the one that was probably meant."""
+    with pytest.raises(UserError, match=r"--preset must be one of broken, fast, got 'fats'; did you mean fast\?"):
+        plan_runs(bundle, [1], preset="fats")
+
+
+def test_train_refuses_a_misspelt_preset_key(bundle: Path) -> None:
+    """MONAI would silently train with the old value: the file and the key are named instead."""
+    with pytest.raises(UserError, match=r"broken\.json: key 'epohcs' must exist.*did you mean epochs\?"):
+        plan_runs(bundle, [1], preset="broken")
+
+
+@pytest.mark.parametrize("key", ["epohcs", "train#trainer#max_epohcs", "train::trainr", "train#handlers#1", "epochs#0"])
+def test_train_refuses_a_misspelt_override(key: str, bundle: Path) -> None:
+    """Every part of a config id must exist."""
+    with pytest.raises(UserError, match="--set, stage 1"):
+        plan_runs(bundle, [1], overrides={key: 7})
+
+
+def test_check_key_accepts_what_exists(bundle: Path) -> None:
+    """Both separators and list positions are understood; what another file holds cannot be reached."""
+    config = read_json(bundle / "configs" / "stage1.json")
+    for key in ("epochs", "train#trainer#max_epochs", "train::handlers::0::interval"):
+        check_key(key, config, "test")
+    with pytest.raises(UserError, match="'dataset' refers to '%configs"):
+        check_key("dataset#data", config, "test")
+
+
+def test_parse_overrides_reads_values() -> None:
+    """Numbers, lists and booleans become what they are, everything else is text."""
+    parsed = parse_overrides(["a=1", "b#c=[1, 2]", "d=True", "e=$@f", "g=x=y"])
+    assert parsed == {"a": 1, "b#c": [1, 2], "d": True, "e": "$@f", "g": "x=y"}
+    with pytest.raises(UserError, match="--set must be KEY=VALUE, got 'epochs'"):
+        parse_overrides(["epochs"])
+
+
+def test_did_you_mean_is_silent_without_a_clue() -> None:
+    """Close words are named; with many candidates and none close, nothing is."""
+    assert did_you_mean("latreal", ["pa", "lateral"]) == "; did you mean lateral?"
+    assert did_you_mean("zzz", [f"key{index}" for index in range(50)]) == ""
+
+
+def test_summary_leaves_out_what_is_not_finite() -> None:
+    """Means are over finite scores, and JSON gets null instead of infinity."""
+    summary = summarize([{"native_psnr": 20.0}, {"native_psnr": 22.0}, {"native_psnr": float("inf")}])
+    assert summary["native_psnr"]["mean"] == 21.0
+    assert summary["native_psnr"]["num_cases"] == 2
+    assert json.dumps(finite({"a": [float("nan"), 1.0]}), allow_nan=False) == '{"a": [null, 1.0]}'
+
+
+def test_evaluate_writes_scores_and_pictures(cascade: None, tmp_path: Path) -> None:
+    """Per case and in summary, each score under its protocol's name: a shift of 100 HU is an MAE of 100 HU."""
+    output = tmp_path / "evaluation"
+    arguments = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--output", str(output)]
+    assert main(arguments) == 0
+    report = json.loads((output / "evaluation_metrics.json").read_text())
+    assert report["protocols"] == ["native"]
+    assert len(report["cases"]) == 2
+    assert report["summary"]["native_mae_hu"]["mean"] == pytest.approx(100.0)
+    assert report["cases"][0]["agreement"]["pa"]["psnr_db"] is None
+    assert len(list(output.glob("comparison_*.png"))) == len(list(output.glob("*.nii.gz"))) == 2
+
+
+def test_evaluate_sample_idx_takes_one_case(cascade: None, tmp_path: Path) -> None:
+    """The case is counted from 0 over the section, and nothing else is evaluated."""
+    every, one = tmp_path / "every", tmp_path / "one"
+    assert main(["evaluate", "--phantoms", "2", "--output", str(every)]) == 0
+    assert main(["evaluate", "--phantoms", "2", "--sample-idx", "1", "--output", str(one)]) == 0
+    cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (every, one)]
+    assert cases[1] == cases[0][1:]
+
+
+def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CT that was not prepared for the cascade's grid is named."""
+    for name in ("ct", "valid"):
+        save_nifti(np.ones((16, 16, 16), np.int16), volume_affine((16, 16, 16), 22.4), tmp_path / name / "a.nii.gz")
+    case = {"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": "a"}
+    save_json({"training": [], "validation": [], "test": [case]}, tmp_path / "datalist.json")
+    assert main(["evaluate", "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err
+
+
+def test_reconstruct_writes_three_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
+    """CT, sidecar and picture share a name; the sidecar names the weights by hash, the CT is in the patient's world."""
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
+    geometry = ["--geometry", str(xrays / "geometry.json"), "--checkpoint", str(weights)]
+    assert main(["reconstruct", *views, *geometry, "--output", str(tmp_path / "out" / "ct.nii.gz")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ct.json", "ct.nii.gz", "ct.png"]
+    sidecar = json.loads((tmp_path / "out" / "ct.json").read_text())
+    assert sidecar["checkpoint"] == {"file": "weights.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert sidecar["geometry"] == load_geometry(xrays / "geometry.json").to_dict()
+    image = nib.load(tmp_path / "out" / "ct.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [*sidecar["geometry"]["isocenter"], 1], atol=1e-3)
+
+
+def test_reconstruct_refuses_what_is_no_image(
+    cascade: None, xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is no radiograph is named, and nothing is written."""
+    (tmp_path / "pa.nii.gz").write_text("no image")
+    line = _fails_with(
+        capsys,
+        *("reconstruct", "--pa", tmp_path / "pa.nii.gz", "--lateral", xrays / "lateral.nii.gz"),
+        *("--output", tmp_path / "out" / "ct.nii.gz"),
+    )
+    assert "pa.nii.gz" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_leaves_everything_in_one_folder(
+    cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Truth, X-rays, reconstruction and pictures lie in the folder, and each is printed."""
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    files = [path for path in (tmp_path / "demo").rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"truth.nii.gz", "pa.nii.gz", "geometry.json", "reconstruction.nii.gz", "reconstruction.json"} <= names
+    assert {"reconstruction.png", "comparison.png", "radiographs.png"} <= names
+    assert all(str(path) in printed for path in files)
+
+
+def test_reconstruct_says_when_it_cannot_calibrate(
+    cascade: None, xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grey levels of a display are taken, but the sidecar and a note say that data consistency was left out."""
+    for name in ("pa", "lateral"):
+        image = nib.load(xrays / f"{name}.nii.gz")
+        grey = (np.asanyarray(image.dataobj) * 400).astype(np.int16)
+        save_nifti(grey, image.affine, tmp_path / f"{name}.nii.gz")
+    views = ["--pa", str(tmp_path / "pa.nii.gz"), "--lateral", str(tmp_path / "lateral.nii.gz")]
+    assert main(["reconstruct", *views, "--output", str(tmp_path / "ct.nii.gz")]) == 0
+    assert "no line integrals" in capsys.readouterr().out
+    assert json.loads((tmp_path / "ct.json").read_text())["calibrated"] is False
+
+
+def test_select_device_refuses_what_is_not_there() -> None:
+    """An unknown or absent device is named; the CPU is always there."""
+    assert select_device("cpu") == "cpu"
+    with pytest.raises(UserError, match=r"--device must be a device of this machine.*'gpu'"):
+        select_device("gpu")
+
+
+def test_default_geometry_is_the_chest_stand() -> None:
+    """`simulate` and `reconstruct` agree on the geometry where none is named."""
+    options = build_parser().parse_args(["simulate", "ct.nii.gz", "--output", "out"])
+    assert ConeBeam.preset(options.preset) == ConeBeam()
