@@ -15,11 +15,11 @@ import pytest
 
 from progressive_cascade import ConeBeam, load_geometry, volume_affine
 from progressive_cascade.cli import build_parser, main
-from progressive_cascade.cli.common import check_output_folder, describe_error, did_you_mean, finite, select_device
-from progressive_cascade.cli.evaluation import summarize
+from progressive_cascade.cli.common import check_output_folder, describe_error, did_you_mean, select_device
 from progressive_cascade.cli.training import check_key, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import read_json, save_json, save_nifti
+from progressive_cascade.evaluation import summarize
+from progressive_cascade.io import finite, read_json, save_json, save_nifti
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.reconstruction import Reconstruction
 
@@ -340,30 +340,29 @@ def test_did_you_mean_is_silent_without_a_clue() -> None:
 
 def test_summary_leaves_out_what_is_not_finite() -> None:
     """Means are over finite scores, and JSON gets null instead of infinity."""
-    summary = summarize([{"native_psnr": 20.0}, {"native_psnr": 22.0}, {"native_psnr": float("inf")}])
-    assert summary["native_psnr"]["mean"] == 21.0
-    assert summary["native_psnr"]["num_cases"] == 2
+    cases = [{"scores": {"cascade": {"native_psnr": value}}} for value in (20.0, 22.0, float("inf"))]
+    assert summarize(cases)["cascade"]["native_psnr"] == {"mean": 21.0, "std": 1.0}
     assert json.dumps(finite({"a": [float("nan"), 1.0]}), allow_nan=False) == '{"a": [null, 1.0]}'
 
 
 def test_evaluate_writes_scores_and_pictures(cascade: None, tmp_path: Path) -> None:
     """Per case and in summary, each score under its protocol's name: a shift of 100 HU is an MAE of 100 HU."""
     output = tmp_path / "evaluation"
-    arguments = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--output", str(output)]
-    assert main(arguments) == 0
+    arguments = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--no-baselines"]
+    assert main([*arguments, "--output", str(output)]) == 0
     report = json.loads((output / "evaluation_metrics.json").read_text())
     assert report["protocols"] == ["native"]
     assert len(report["cases"]) == 2
-    assert report["summary"]["native_mae_hu"]["mean"] == pytest.approx(100.0)
-    assert report["cases"][0]["agreement"]["pa"]["psnr_db"] is None
+    assert report["summary"]["cascade"]["native_mae_hu"]["mean"] == pytest.approx(100.0)
+    assert report["cases"][0]["agreement"]["pa"]["relative_residual"] > 0.05
     assert len(list(output.glob("comparison_*.png"))) == len(list(output.glob("*.nii.gz"))) == 2
 
 
 def test_evaluate_sample_idx_takes_one_case(cascade: None, tmp_path: Path) -> None:
     """The case is counted from 0 over the section, and nothing else is evaluated."""
     every, one = tmp_path / "every", tmp_path / "one"
-    assert main(["evaluate", "--phantoms", "2", "--output", str(every)]) == 0
-    assert main(["evaluate", "--phantoms", "2", "--sample-idx", "1", "--output", str(one)]) == 0
+    assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--output", str(every)]) == 0
+    assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--sample-idx", "1", "--output", str(one)]) == 0
     cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (every, one)]
     assert cases[1] == cases[0][1:]
 
@@ -374,7 +373,7 @@ def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: py
         save_nifti(np.ones((16, 16, 16), np.int16), volume_affine((16, 16, 16), 22.4), tmp_path / name / "a.nii.gz")
     case = {"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": "a"}
     save_json({"training": [], "validation": [], "test": [case]}, tmp_path / "datalist.json")
-    assert main(["evaluate", "--dataset", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert main(["evaluate", "--dataset", str(tmp_path), "--no-baselines", "--output", str(tmp_path / "out")]) == 2
     assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err
 
 

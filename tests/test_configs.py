@@ -20,7 +20,17 @@ CONFIGS = BUNDLE / "configs"
 WORKFLOWS = ("stage1", "stage2", "stage3", "train", "evaluate", "inference")
 OVERLAYS = ("multi_gpu", "presets/fast", "presets/low_memory", "presets/max_quality")
 # What may differ between stages 1, 2 and 3, see IMPLEMENTATION.md.
-STAGE_KEYS = {"_desc_", "log_dir", "predecessor", "stage", "epochs", "batch_size", "simulation_grid", "window", "loss_weights"}
+STAGE_KEYS = {
+    "_desc_",
+    "log_dir",
+    "predecessor",
+    "stage",
+    "epochs",
+    "batch_size",
+    "simulation_grid",
+    "window",
+    "loss_weights",
+}
 TINY = {
     "geometry": {
         "source_to_isocenter": 1500,
@@ -71,7 +81,14 @@ def test_every_target_resolves(name):
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3", "train"])
 def test_overlays_change_only_what_exists(overlay, stage):
     """A key of an overlay stands in what it overlays, or is added on purpose (samplers, finalize)."""
-    added = {"train#sampler", "train#dataloader#sampler", "validate#sampler", "validate#dataloader#sampler", "finalize", "_desc_"}
+    added = {
+        "train#sampler",
+        "train#dataloader#sampler",
+        "validate#sampler",
+        "validate#dataloader#sampler",
+        "finalize",
+        "_desc_",
+    }
     config = _load(stage)
     for key in set(_load(overlay)) - added:
         node = config
@@ -116,7 +133,10 @@ def test_metadata_version_is_the_packages():
     assert __version__ in metadata["changelog"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("stage1", "train"), ("stage2", "train"), ("stage3", "train"), ("train", "train"), ("inference", "infer")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("stage1", "train"), ("stage2", "train"), ("stage3", "train"), ("train", "train"), ("inference", "infer")],
+)
 def test_workflows_have_the_properties_monai_asks_for(name, kind, monkeypatch, tmp_path):
     """check_properties() == [] for every workflow of a kind that MONAI defines."""
     monkeypatch.chdir(BUNDLE)

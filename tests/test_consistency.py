@@ -37,7 +37,9 @@ def test_solver_equals_the_closed_form():
     """x + Aᵀ(AAᵀ + λI)⁻¹(y - Ax), with A written out as a matrix."""
     truth, y, matrices, affines = _problem()
     columns = torch.eye(SIZE**3, dtype=torch.float64).reshape(-1, 1, SIZE, SIZE, SIZE)
-    a = project(columns[:, :, :, :, :], matrices.expand(len(columns), -1, -1, -1), affines.expand(len(columns), 4, 4), (24, 24))
+    a = project(
+        columns[:, :, :, :, :], matrices.expand(len(columns), -1, -1, -1), affines.expand(len(columns), 4, 4), (24, 24)
+    )
     a = a.reshape(len(columns), -1).T
     start, lam = 0.5 * truth, 50.0
     rhs = y.flatten() - a @ start.flatten()
@@ -70,7 +72,9 @@ def test_solver_is_differentiable_in_everything():
     x = torch.rand(1, 1, 3, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     y = (100 * torch.rand(1, 2, 6, 6, generator=generator, dtype=torch.float64)).requires_grad_()
     lam = torch.tensor(50.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *args: solve_consistency(args[0], args[1], matrices, affines, args[2], 2), (x, y, lam))
+    assert torch.autograd.gradcheck(
+        lambda *args: solve_consistency(args[0], args[1], matrices, affines, args[2], 2), (x, y, lam)
+    )
 
 
 def test_layer_skips_uncalibrated_samples():

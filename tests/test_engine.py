@@ -39,12 +39,21 @@ def test_simulated_batch_holds_the_projected_volume():
     torch.testing.assert_close(image, expected)
     assert targets["label"].shape == (2, 1, 16, 16, 16)
     torch.testing.assert_close(targets["label"][0, 0, 8, 8, 8], hu_to_unit(torch.tensor(40.0)))
-    torch.testing.assert_close(arguments["projection_matrices"][0].double(), torch.as_tensor(BEAM.projection_matrices()))
+    torch.testing.assert_close(
+        arguments["projection_matrices"][0].double(), torch.as_tensor(BEAM.projection_matrices())
+    )
 
 
 def test_simulation_is_seeded():
     """Same seed, same jitter, noise and windows; another seed, others."""
-    options = {"geometry": BEAM, "distance_jitter": 0.02, "shift_jitter": 5.0, "photons": 1e4, "uncalibrated": 0.5, "window": 8}
+    options = {
+        "geometry": BEAM,
+        "distance_jitter": 0.02,
+        "shift_jitter": 5.0,
+        "photons": 1e4,
+        "uncalibrated": 0.5,
+        "window": 8,
+    }
     first, second, other = (SimulateBatch(16, **options, seed=seed)(_batch()) for seed in (1, 1, 2))
     assert torch.equal(first[0], second[0]) and first[3]["window"] == second[3]["window"]
     assert not torch.equal(first[0], other[0])

@@ -224,7 +224,7 @@ def test_a_pair_of_files_is_the_networks_image(radiographs: torch.Tensor, tmp_pa
         (lambda p: (p[0], p[0]), "same image twice"),
         (lambda p: (p[1], p[0]), "swapped"),
         (lambda p: (p[0][:, :500], p[1]), "pa must have 512 rows and 512 columns"),
-        (lambda p: (p[0], p[1][None]), "lateral must have 512 rows"),
+        (lambda p: (p[0], torch.stack([p[1], p[1]])), "lateral must have 512 rows"),
         (lambda p: (p[0], torch.where(p[1] > 3, torch.nan, p[1])), "lateral must hold finite numbers"),
         (lambda p: (torch.ones_like(p[0]), p[1]), "constant value 1"),
     ],
@@ -233,7 +233,7 @@ def test_an_unusable_pair_is_one_clear_error(radiographs: torch.Tensor, change, 
     """The view is named."""
     pa, lateral = change(radiographs)
     with pytest.raises(UserError, match=message):
-        LoadRadiographPaird()({"pa": pa.T.numpy() if pa.ndim == 2 else pa, "lateral": lateral.T.numpy()})
+        LoadRadiographPaird()({"pa": pa.numpy().T, "lateral": lateral.numpy().T})
 
 
 def test_the_check_of_the_views_can_be_left_out(radiographs: torch.Tensor) -> None:

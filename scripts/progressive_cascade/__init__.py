@@ -8,4 +8,12 @@ from progressive_cascade.projector import backproject, line_integrals
 
 __version__ = "0.1.0"
 
-__all__ = ["ConeBeam", "__version__", "backproject", "line_integrals", "load_geometry", "save_geometry", "volume_affine"]
+__all__ = [
+    "ConeBeam",
+    "__version__",
+    "backproject",
+    "line_integrals",
+    "load_geometry",
+    "save_geometry",
+    "volume_affine",
+]

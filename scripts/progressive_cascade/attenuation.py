@@ -19,7 +19,7 @@ HU_MIN = -1024.0
 HU_MAX = 1024.0
 """Upper end of the HU window the networks see."""
 EFFECTIVE_ENERGY_KEV = 70.0
-"""Effective energy of a filtered 120 kV chest beam [keV]; Johns & Cunningham, The Physics of Radiology, 4th ed., ch. 8."""
+"""Effective energy of a filtered 120 kV chest beam [keV]; Johns & Cunningham, The Physics of Radiology, 4th ed."""
 
 # Mass attenuation of liquid water with coherent scattering, photon energy [keV] -> mu/rho [cm²/g].
 # NIST Standard Reference Database 126, Hubbell & Seltzer 1995, doi 10.18434/T4D01F, table 4 "Water, Liquid".

@@ -55,11 +55,11 @@ class Body:
 
     def with_skin(self) -> np.ndarray:
         """The mask widened by 2 mm, so that resampling does not shave the skin."""
-        return ndimage.binary_dilation(self.mask, _disk(_SKIN_MM, self.spacing))
+        return np.asarray(ndimage.binary_dilation(self.mask, _disk(_SKIN_MM, self.spacing)))
 
     def truncated_fraction(self) -> float:
         """Fraction of the axial contour that lies on the edge of the field of view."""
-        contour = self.mask & ~ndimage.binary_erosion(self.mask, _IN_PLANE)
+        contour = self.mask & ~_erode(self.mask, _IN_PLANE)
         return float(contour[_edge(self.field)].sum() / max(contour.sum(), 1))
 
     def lung_slices(self) -> np.ndarray:
@@ -126,7 +126,7 @@ def segment_body(hu: np.ndarray, affine: np.ndarray, field: np.ndarray) -> Body:
     # The opening rounds off fingers, skin folds and breasts: tissue that hangs on to the rest grows back, a table
     # top beside the skin does not.
     steps = max(1, round(_OPENING_MM / float(spacing[:2].mean())))
-    mask = ndimage.binary_dilation(core, _IN_PLANE, iterations=steps, mask=filled)
+    mask = np.asarray(ndimage.binary_dilation(core, _IN_PLANE, iterations=steps, mask=filled))
     for k in range(mask.shape[2]):
         mask[:, :, k] = _fill_slice(mask[:, :, k], coarse[:, :, k], field)
     return Body(mask, coarse, coarse_affine, field)
@@ -147,13 +147,13 @@ def _fill_enclosed(tissue: np.ndarray, hu: np.ndarray, field: np.ndarray) -> np.
     A gap reaches the edge of the field of view in some slice, or ends with the scan; a lung does neither, or is
     enclosed in its slice and denser than air.
     """
-    labels, num_parts = ndimage.label(~tissue & field[:, :, None])
+    labels, num_parts = _label(~tissue & field[:, :, None])
     is_open = np.zeros(num_parts + 1, dtype=bool)
     is_open[np.unique(labels[_edge(field)])] = True
     is_open[np.unique(labels[:, :, [0, -1]])] = True
     filled = tissue | ((labels > 0) & ~is_open[labels])
     for k in range(tissue.shape[2]):
-        parts, num_parts = ndimage.label(~filled[:, :, k] & field)
+        parts, num_parts = _label(~filled[:, :, k] & field)
         for part in np.setdiff1d(np.arange(1, num_parts + 1), parts[_edge(field)]):
             enclosed = parts == part
             if np.median(hu[:, :, k][enclosed]) > _OUTSIDE_AIR_HU:
@@ -163,14 +163,14 @@ def _fill_enclosed(tissue: np.ndarray, hu: np.ndarray, field: np.ndarray) -> np.
 
 def _largest_parts(opened: np.ndarray, hu: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Keeps the largest 3-D component, and others that are as thick and dense as a limb."""
-    labels, num_parts = ndimage.label(opened)
+    labels, num_parts = _label(opened)
     if num_parts == 0:
         raise UserError(f"CT must show a body, got no connected tissue above {_BODY_HU:g} HU")
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     largest = int(sizes.argmax())
     kept = labels == largest
-    thick = np.unique(labels[ndimage.binary_erosion(opened, _disk(_LIMB_RADIUS_MM, spacing))])
+    thick = np.unique(labels[_erode(opened, _disk(_LIMB_RADIUS_MM, spacing))])
     for part in np.setdiff1d(thick, [0, largest]):
         limb = labels == part
         if sizes[part] > _LIMB_FRACTION * sizes[largest] and hu[limb].mean() > _LIMB_HU:
@@ -180,7 +180,7 @@ def _largest_parts(opened: np.ndarray, hu: np.ndarray, spacing: np.ndarray) -> n
 
 def _fill_slice(mask: np.ndarray, hu: np.ndarray, field: np.ndarray) -> np.ndarray:
     """Adds the air the body encloses in one axial slice, and lung that the edge of the field of view cuts."""
-    labels, num_parts = ndimage.label(~mask & field)
+    labels, num_parts = _label(~mask & field)
     if num_parts == 0 or not mask.any():
         return mask
     # Cut lung has body in front and behind; what lies between back and mattress has not.
@@ -194,7 +194,17 @@ def _fill_slice(mask: np.ndarray, hu: np.ndarray, field: np.ndarray) -> np.ndarr
 
 def _edge(field: np.ndarray) -> np.ndarray:
     """The outermost pixels of the field of view."""
-    return field & ~ndimage.binary_erosion(field)
+    return field & ~_erode(field)
+
+
+def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers the face-connected parts of a mask from 1."""
+    labels = np.empty(mask.shape, dtype=np.int32)
+    return labels, int(ndimage.label(mask, output=labels))  # type: ignore[arg-type]
+
+
+def _erode(mask: np.ndarray, structure: np.ndarray | None = None) -> np.ndarray:
+    return np.asarray(ndimage.binary_erosion(mask, structure), dtype=bool)
 
 
 def _disk(radius_mm: float, spacing: np.ndarray) -> np.ndarray:

@@ -90,9 +90,7 @@ class DataConsistency(nn.Module):
         affine = volume_affine((grid, grid, grid), voxel_size)
         self.register_buffer("affine", torch.as_tensor(affine, dtype=torch.float32), persistent=False)
 
-    def forward(
-        self, volume: Tensor, image: Tensor, matrices: Tensor, calibrated: Optional[Tensor] = None
-    ) -> Tensor:
+    def forward(self, volume: Tensor, image: Tensor, matrices: Tensor, calibrated: Optional[Tensor] = None) -> Tensor:
         """Correct a volume.
 
         Args:
@@ -165,7 +163,9 @@ def shrink_radiographs(image: Tensor, matrices: Tensor, size: int) -> Tuple[Tens
     return F.avg_pool2d(image, factor), torch.cat((pixels, matrices[:, :, 2:]), dim=2)
 
 
-def agreement(predicted: np.ndarray, measured: np.ndarray, views: "List[str] | Tuple[str, ...]") -> Dict[str, Dict[str, float]]:
+def agreement(
+    predicted: np.ndarray, measured: np.ndarray, views: "List[str] | Tuple[str, ...]"
+) -> Dict[str, Dict[str, float]]:
     """How well re-projected radiographs explain the measured ones.
 
     Args:

@@ -72,7 +72,8 @@ def read_dicom_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
     if series.rejection:
         raise UserError(f"DICOM series {series.uid} must be a CT volume, got: {series.rejection}")
     try:
-        image = sitk.ReadImage(series.files if len(series.files) > 1 else series.files[0])
+        files = list(series.files)
+        image = sitk.ReadImage(files if len(files) > 1 else files[0])
         positions = np.array([_position(file) for file in series.files])
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]

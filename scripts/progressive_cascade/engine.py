@@ -347,7 +347,8 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"checkpoint {path} must exist before stage {network.stage} is trained; train stage {network.stage - 1} first"
+            f"checkpoint {path} must exist before stage {network.stage} is trained; "
+            f"train stage {network.stage - 1} first"
         )
     state = read_state(path)
     own = network.state_dict()

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from progressive_cascade.attenuation import HU_MAX, HU_MIN, hu_to_mu, mu_to_hu, unit_to_hu
-from progressive_cascade.consistency import shrink_radiographs, solve_consistency
+from progressive_cascade.consistency import agreement, shrink_radiographs, solve_consistency
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
-from progressive_cascade.io import save_json, save_nifti
+from progressive_cascade.io import finite, save_json, save_nifti
 from progressive_cascade.metrics import PROTOCOLS, body_mask, evaluate_volume, reprojection_psnr
 from progressive_cascade.projector import backproject, parse_beam, project
 from progressive_cascade.report import comparison_figure
@@ -96,7 +96,7 @@ class EvaluationReport:
         output_dir: folder to write to.
         geometry: of the simulated radiographs, as for :class:`ProgressiveCascade`.
         protocols: names out of :data:`progressive_cascade.metrics.PROTOCOLS`.
-        save_nifti: also write the truth's and the reconstruction's NIfTI files.
+        save_nifti: also write each reconstruction as CASE.nii.gz.
         pictures: draw ``comparison_CASE.png``.
         baselines: also score back-projection and data-consistent least squares.
         mean: mean training volume (256, 256, 256) [HU] to score, or None.
@@ -146,11 +146,31 @@ class EvaluationReport:
             valid = torch.as_tensor(batch["valid"][index, 0]).cpu().numpy()
             affine = torch.as_tensor(batch["affine"][index]).cpu().numpy()
             hu = unit_to_hu(full[index, 0]).round().cpu().numpy()
-            self._score_case(str(case), hu, truth, valid, image, affine)
+            self.score_case(str(case), hu, truth, valid=valid, image=image, affine=affine)
 
-    def _score_case(
-        self, case: str, hu: np.ndarray, truth: np.ndarray, valid: np.ndarray, image: Tensor, affine: np.ndarray
-    ) -> None:
+    def score_case(
+        self,
+        case: str,
+        hu: np.ndarray,
+        truth: np.ndarray,
+        *,
+        valid: np.ndarray | None,
+        image: Tensor,
+        affine: np.ndarray,
+    ) -> dict[str, dict[str, float]]:
+        """Score one reconstruction and the baselines, draw and keep them.
+
+        Args:
+            case: its name, used in file names.
+            hu: the reconstruction (x, y, z) [HU].
+            truth: the CT, same shape [HU].
+            valid: 1 where the CT was scanned, None for everywhere.
+            image: line integrals (1, view, rows, cols) it was made from.
+            affine: (4, 4), voxel index to the patient's RAS mm.
+
+        Returns:
+            Scores by name, by method.
+        """
         body = body_mask(truth)
         methods = {"cascade": hu}
         if self.mean is not None:
@@ -169,10 +189,10 @@ class EvaluationReport:
             scores[name]["reprojection_psnr_db"] = reprojection_psnr(projected, measured)
             if name == "cascade":
                 reprojected = projected
-        self.cases.append({"case": case, "scores": scores})
+        agreed = agreement(reprojected, measured, self.beam.views)
+        self.cases.append({"case": case, "scores": scores, "agreement": agreed})
         if self.save_nifti:
-            save_nifti(hu.astype(np.int16), affine, self.output_dir / f"{case}_reconstruction.nii.gz")
-            save_nifti(truth.astype(np.int16), affine, self.output_dir / f"{case}_truth.nii.gz")
+            save_nifti(hu.astype(np.int16), affine, self.output_dir / f"{case}.nii.gz")
         if self.pictures:
             psnr = next(iter(scores["cascade"].values()))
             comparison_figure(
@@ -181,30 +201,35 @@ class EvaluationReport:
                 radiographs=measured,
                 reprojected=reprojected,
                 path=self.output_dir / f"comparison_{case}.png",
-                title=f"{case}: {psnr:.2f} dB ({self.protocols[0]} protocol, 3-D)",
+                title=f"{case}: {psnr:.2f} dB ({self.protocols[0]} protocol)",
+                spacing=_extent() / truth.shape[0],
             )
+        return scores
 
     def _reproject(self, hu: np.ndarray) -> np.ndarray:
         beam = self.beam
         volume = hu_to_mu(torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32)))[None, None]
         matrices = torch.as_tensor(beam.projection_matrices())[None]
-        affine = torch.as_tensor(volume_affine(VOLUME_SHAPE, VOXEL_SIZE))[None]
+        shape = (hu.shape[0], hu.shape[1], hu.shape[2])
+        affine = torch.as_tensor(volume_affine(shape, _extent() / shape[0]))[None]
         return project(volume, matrices, affine, beam.detector_shape)[0].numpy()
+
+    def summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Mean and standard deviation of every score, per method."""
+        return summarize(self.cases)
 
     def write(self, engine: Engine | None = None) -> None:
         """Write ``evaluation_metrics.json``: the description, a summary per method, and every case."""
-        save_json(
-            {
-                **self.description,
-                "protocols": self.protocols,
-                "grid": list(VOLUME_SHAPE),
-                "voxel_size_mm": VOXEL_SIZE,
-                "num_cases": len(self.cases),
-                "summary": summarize(self.cases),
-                "cases": self.cases,
-            },
-            self.output_dir / METRICS_FILE,
-        )
+        report = {
+            **self.description,
+            "protocols": self.protocols,
+            "grid": list(VOLUME_SHAPE),
+            "voxel_size_mm": VOXEL_SIZE,
+            "num_cases": len(self.cases),
+            "summary": self.summary(),
+            "cases": self.cases,
+        }
+        save_json(finite(report), self.output_dir / METRICS_FILE)
 
 
 def summarize(cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,15 @@ def save_json(value: Any, path: str | os.PathLike[str]) -> None:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"output file {path} must be writable, got: {_reason(error)}") from error
+
+
+def finite(value: Any) -> Any:
+    """The value with None for what JSON cannot hold: infinite and undefined numbers."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -119,7 +119,7 @@ def body_mask(hu: Array) -> Array:
     ndimage.label(dense, output=pieces)
     if dense.any():
         mask = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()
-    for z in range(mask.shape[2]):
+    for z in range(hu.shape[2]):
         mask[:, :, z] = ndimage.binary_fill_holes(mask[:, :, z])
     return torch.from_numpy(mask).to(hu.device) if isinstance(hu, Tensor) else mask
 

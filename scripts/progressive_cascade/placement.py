@@ -213,7 +213,7 @@ def _resample(
         shift = np.eye(4)
         shift[:2, 3] = -1
         affine = affine @ shift
-    resample = SpatialResample(mode=mode, padding_mode=padding, dtype=torch.float32)
+    resample = SpatialResample(mode=mode, padding_mode=padding, dtype=np.float32)
     image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume))[None], affine=torch.from_numpy(affine))
     out = resample(image, dst_affine=torch.from_numpy(target), spatial_size=shape)
     return np.asarray(out)[0]

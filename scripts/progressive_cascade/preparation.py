@@ -157,7 +157,17 @@ class Source:
 
 
 def find_sources(source: str | os.PathLike[str], *, patient_pattern: str | None = None) -> list[Source]:
-    """Lists the CTs of an archive; names are made safe for files and unique.
+    """Lists the CTs of an archive, with names that are safe for files and unique.
+
+    A NIfTI goes by its file name, and so does its patient. Where file names repeat in different folders, the path
+    below `source` names the case and its folder the patient.
+
+    Args:
+        source: a CT NIfTI, a folder tree of them, or a folder tree of DICOM series.
+        patient_pattern: see :func:`prepare_dataset`.
+
+    Returns:
+        The inputs: NIfTI files by path, then DICOM series.
 
     Raises:
         FileNotFoundError: where `source` does not exist.
@@ -167,35 +177,43 @@ def find_sources(source: str | os.PathLike[str], *, patient_pattern: str | None 
     if not root.exists():
         raise FileNotFoundError(f"input must be an existing file or folder, got {root}")
     if root.is_file():
-        return [_nifti_source(root, root.name, patient_pattern)]
+        return [_nifti_source(root, Path(root.name), patient_pattern, by_folder=False)]
     paths = sorted(path for path in root.rglob("*") if path.name.endswith(NIFTI_SUFFIXES) and path.is_file())
-    sources = [_nifti_source(path, str(path.relative_to(root)), patient_pattern) for path in paths]
+    repeats = len({nifti_stem(path) for path in paths}) < len(paths)
+    sources = [_nifti_source(path, path.relative_to(root), patient_pattern, by_folder=repeats) for path in paths]
     sources += [_dicom_source(series) for series in _dicom_series(root, required=not sources)]
     if not sources:
         raise UserError(f"{root} must hold NIfTI files or DICOM series, got neither")
-    seen: dict[str, int] = {}
-    unique = []
+    return _with_unique_names(sources)
+
+
+def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
+    unique: dict[str, Source] = {}
     for item in sources:
-        seen[item.case] = seen.get(item.case, 0) + 1
-        suffix = f"_{seen[item.case]}" if seen[item.case] > 1 else ""
-        unique.append(Source(item.case + suffix, item.patient, item.location, item.series))
-    return unique
+        name, number = item.case, 1
+        while name in unique:
+            number += 1
+            name = f"{item.case}_{number}"
+        unique[name] = replace(item, case=name)
+    return list(unique.values())
 
 
 def _safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "unnamed"
 
 
-def _nifti_source(path: Path, below: str, pattern: str | None) -> Source:
-    case = _safe_name(nifti_stem(path))
-    if pattern is None:
-        return Source(case, case, str(path))
-    try:
-        match = re.search(pattern, below)
-        patient = (match.group(1) if match.re.groups else match.group()) if match else case
-    except re.error as error:
-        raise UserError(f"patient pattern must be a regular expression, got {pattern!r}: {error}") from error
-    return Source(case, _safe_name(patient or case), str(path))
+def _nifti_source(path: Path, below: Path, pattern: str | None, *, by_folder: bool) -> Source:
+    stem = nifti_stem(path)
+    nested = by_folder and len(below.parts) > 1
+    case = _safe_name("_".join([*below.parts[:-1], stem]) if nested else stem)
+    patient = "_".join(below.parts[:-1]) if nested else stem
+    if pattern is not None:
+        try:
+            match = re.search(pattern, below.as_posix())
+        except re.error as error:
+            raise UserError(f"patient pattern must be a regular expression, got {pattern!r}: {error}") from error
+        patient = ((match.group(1) if match.re.groups else match.group()) if match else "") or patient
+    return Source(case, _safe_name(patient), str(path))
 
 
 def _dicom_series(root: Path, *, required: bool) -> list[DicomSeries]:

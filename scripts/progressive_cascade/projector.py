@@ -56,9 +56,7 @@ def line_integrals(mu: Tensor, beam: ConeBeam, *, affine: "np.ndarray | Tensor")
     return project(mu, matrices, affines, beam.detector_shape)
 
 
-def backproject(
-    projections: Tensor, beam: ConeBeam, *, shape: Sequence[int], affine: "np.ndarray | Tensor"
-) -> Tensor:
+def backproject(projections: Tensor, beam: ConeBeam, *, shape: Sequence[int], affine: "np.ndarray | Tensor") -> Tensor:
     """The exact transpose of :func:`line_integrals`: ``<A x, y> = <x, Aᵀ y>``.
 
     Args:
@@ -220,9 +218,7 @@ def _transpose_project(projections: Tensor, matrices: Tensor, affines: Tensor, s
     volumes = torch.zeros([p.shape[0], 1] + sizes, dtype=p.dtype, device=p.device)
     for b in range(p.shape[0]):
         for v in range(p.shape[1]):
-            axes, at_row, at_col, length = _separable(
-                matrices[b, v], affines[b], sizes, (p.shape[2], p.shape[3])
-            )
+            axes, at_row, at_col, length = _separable(matrices[b, v], affines[b], sizes, (p.shape[2], p.shape[3]))
             _add_backprojection(volumes[b, 0].permute(axes), p[b, v] * length.to(p.dtype), at_row, at_col)
     return volumes
 
@@ -239,7 +235,9 @@ def _project_view(slices: Tensor, at_row: Tensor, at_col: Tensor, step: int = _S
     return out
 
 
-def _add_backprojection(slices: Tensor, p: Tensor, at_row: Tensor, at_col: Tensor, step: int = _SLICES_PER_BLOCK) -> None:
+def _add_backprojection(
+    slices: Tensor, p: Tensor, at_row: Tensor, at_col: Tensor, step: int = _SLICES_PER_BLOCK
+) -> None:
     """Add W_row(k)ᵀ p W_col(k) to every slice, in place: slices (k, r, c) is a view of the volume."""
     for k in range(0, slices.shape[0], step):
         block = slices[k : k + step]
@@ -270,9 +268,13 @@ def _separable(
     row, col = (beam + 1) % 3, (beam + 2) % 3
     if float(q[0, row].abs()) > float(q[0, col].abs()):
         row, col = col, row
-    crosstalk = torch.stack((q[2, row] / q[2, beam], q[2, col] / q[2, beam], q[0, row] / q[0, col], q[1, col] / q[1, row]))
+    crosstalk = torch.stack(
+        (q[2, row] / q[2, beam], q[2, col] / q[2, beam], q[0, row] / q[0, col], q[1, col] / q[1, row])
+    )
     if not bool((crosstalk.abs() < tolerance).all()):
-        raise ValueError("affine must be aligned with the views (detector parallel to a volume face); resample it to RAS")
+        raise ValueError(
+            "affine must be aligned with the views (detector parallel to a volume face); resample it to RAS"
+        )
     k = torch.arange(shape[beam], dtype=exact, device=q.device)
     depth = q[2, beam] * k + q[2, 3]
     if not bool((depth > 0).all()):

@@ -153,7 +153,11 @@ def _view_parameters(ours: np.ndarray, theirs: np.ndarray) -> list[tuple[str, st
         focal = [float(np.linalg.norm(np.cross(matrix[row, :3], along))) for row in range(2)]
         return float(matrix[2, 3]), focal[0], focal[1]
 
-    names = (("source_to_isocenter", "mm"), ("source_to_detector / column spacing", "px"), ("source_to_detector / row spacing", "px"))
+    names = (
+        ("source_to_isocenter", "mm"),
+        ("source_to_detector / column spacing", "px"),
+        ("source_to_detector / row spacing", "px"),
+    )
     return [(*name, mine, other) for name, mine, other in zip(names, parameters(ours), parameters(theirs), strict=True)]
 
 

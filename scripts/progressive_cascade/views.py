@@ -48,8 +48,8 @@ def check_views(image: torch.Tensor) -> None:
 
 
 def _silhouette(view: torch.Tensor) -> torch.Tensor | None:
-    """Boolean mask of the body, (rows / 2, cols / 2); None where the image shows no air beside it."""
-    pixels = view.float()[::2, ::2]
+    """Boolean mask of the body, (rows / 4, cols / 4); None where the image shows no air beside it."""
+    pixels = view.float()[::4, ::4]
     low, high = torch.quantile(pixels.flatten(), torch.tensor([0.01, 0.95], device=pixels.device))
     if low > _AIR * high:
         return None

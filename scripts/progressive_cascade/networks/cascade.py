@@ -226,4 +226,3 @@ def upsample(volume: Tensor) -> Tensor:
         (b, 1, 2x, 2y, 2z).
     """
     return F.interpolate(volume, scale_factor=2.0, mode="trilinear", align_corners=False)
-

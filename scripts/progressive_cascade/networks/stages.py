@@ -284,7 +284,10 @@ class RefineStage(nn.Module):
         size = [window.shape[2], window.shape[3], window.shape[4]]
         voxel = self.extent / self.grid
         at_full = voxel_axes(start, size, voxel, self.extent, window)
-        half_start, half_size = [start[0] // 2, start[1] // 2, start[2] // 2], [size[0] // 2, size[1] // 2, size[2] // 2]
+        half_start, half_size = (
+            [start[0] // 2, start[1] // 2, start[2] // 2],
+            [size[0] // 2, size[1] // 2, size[2] // 2],
+        )
         at_half = voxel_axes(half_start, half_size, 2.0 * voxel, self.extent, window)
         grid = torch.meshgrid(at_half[0], at_half[1], at_half[2], indexing="ij")
         coordinates = torch.stack((grid[0], grid[1], grid[2])).unsqueeze(0) * (2.0 / self.extent)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console script `progressive-cascade`: one file per group of commands, heavy imports inside the commands.
+
+A user's mistake is told in one line on stderr with exit code 2; `--debug` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from progressive_cascade.cli.common import HelpFormatter, Parser, describe_error
+
+_EPILOG = """\
+from nothing to a CT, in order:
+  progressive-cascade check
+  progressive-cascade phantom --seed 7 --output ct.nii.gz
+  progressive-cascade simulate ct.nii.gz --output xrays
+  progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
+      --geometry xrays/geometry.json --output reconstruction.nii.gz
+
+CT is in HU, lengths in mm, radiographs are line integrals of mu (no unit). Every image is NIfTI.
+`progressive-cascade COMMAND --help` explains a command. For research only, not for diagnosis.
+"""
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    from progressive_cascade import __version__
+    from progressive_cascade.cli import dataset, evaluation, reconstruction, simulation, training
+
+    parser = Parser(
+        prog="progressive-cascade",
+        description="Two chest X-rays in, a 256³ CT out.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"progressive-cascade {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    reconstruction.add_check(commands)
+    reconstruction.add_demo(commands)
+    simulation.add_phantom(commands)
+    simulation.add_simulate(commands)
+    reconstruction.add_reconstruct(commands)
+    dataset.add_prepare(commands)
+    training.add_train(commands)
+    evaluation.add_evaluate(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: arguments without the program's name; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 after a user's mistake, 130 after an interruption.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        options = build_parser().parse_args(arguments)
+        options.run(options)
+    except KeyboardInterrupt:
+        print("progressive-cascade: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as request:  # argparse after --help and --version
+        return int(request.code or 0)
+    except Exception as error:
+        message = describe_error(error)
+        if debug or message is None:
+            raise
+        print(f"progressive-cascade: error: {message}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: parsing, errors in one line, outputs that are checked before the work begins."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from progressive_cascade.errors import UserError
+
+DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "itk", "matplotlib")
+"""The packages whose versions go into reports."""
+DEVICE_HELP = "cpu, cuda, cuda:1, mps (default: cuda where there is one)"
+"""Help of `--device`."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs and examples of a help text as they are written."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises instead of printing its usage and leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Turns argparse's complaint into the one line the command line prints."""
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def add_command(commands: Any, name: str, *, run: Callable[[argparse.Namespace], None], text: str) -> Parser:
+    """Adds a sub-command.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: the command.
+        run: called with the parsed options.
+        text: help text; its first line is the summary in the list of commands.
+
+    Returns:
+        The command's parser.
+    """
+    text = textwrap.dedent(text).strip()
+    summary = text.splitlines()[0]
+    parser = commands.add_parser(name, help=summary, description=text, formatter_class=HelpFormatter)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def natural(text: str) -> int:
+    """An argument that is a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """An argument that is a whole number of 1 or more."""
+    if natural(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """An argument that is a number in [0, 1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below 1, got {text!r}")
+    return value
+
+
+def check_output_file(path: Path, suffixes: tuple[str, ...], name: str = "--output") -> None:
+    """Refuses, before any work, an output file of another type or in a folder that cannot be written.
+
+    Raises:
+        UserError: naming the option and the path.
+    """
+    if not path.name.endswith(suffixes) or path.name in suffixes:
+        raise UserError(f"{name} must be a file that ends in {' or '.join(suffixes)}, got {path}")
+    if path.is_dir():
+        raise UserError(f"{name} must be a file, got the folder {path}")
+    check_output_folder(path.parent, name)
+
+
+def check_output_folder(folder: Path, name: str = "--output") -> None:
+    """Refuses, before any work, a folder that is a file, lies below a file or cannot be written.
+
+    Raises:
+        UserError: naming the option and the path.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{name} must be in a folder, got {folder}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{name} must be writable, got {folder}: no permission to write into {existing}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` with the words closest to a misspelt one, or the list where there are few."""
+    known = sorted(known)
+    close = get_close_matches(word, known, n=3, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there are {', '.join(known)}" if 0 < len(known) <= 20 else ""
+
+
+def select_device(name: str | None) -> str:
+    """The device a user asked for, or CUDA where there is one, or the CPU.
+
+    Raises:
+        UserError: for a name torch does not know, or a device this machine does not have.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = _one_line(error).split(". ")[0]
+        raise UserError(
+            f"--device must be a device of this machine (cpu, cuda, mps), got {name!r}: {reason}"
+        ) from error
+    return name
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what it stands on; `-` for what is not installed."""
+    from progressive_cascade import __version__
+
+    found = {"progressive-cascade": __version__, "python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "-"
+    return found
+
+
+def describe_error(error: BaseException) -> str | None:
+    """One line for an error that is the user's to mend, None for one that is ours.
+
+    A workflow wraps what went wrong in its configuration, so the causes are searched, too.
+    """
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return _one_line(cause)
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.strerror:
+            names = [str(name) for name in (cause.filename, cause.filename2) if name is not None]
+            return ": ".join([*names, cause.strerror])
+        if isinstance(cause, (FileNotFoundError, PermissionError)):
+            return _one_line(cause)
+        if type(cause).__name__ == "OutOfMemoryError":
+            return "out of GPU memory; try --device cpu, or --preset low_memory for training"
+    if isinstance(error, (ValueError, OSError)):
+        return _one_line(error)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, then what it was raised from."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`prepare`: a CT archive to the dataset folder that training and evaluation read."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from progressive_cascade.cli.common import add_command, check_output_folder, fraction, natural
+
+
+def add_prepare(commands: Any) -> None:
+    """Adds `prepare`."""
+    text = """
+    Prepare CTs for training and evaluation.
+
+    INPUT is a CT, a folder of CTs (NIfTI), or a folder of DICOM series, searched at any depth.
+
+    Each CT is turned to RAS, freed of table and clothes, resampled to 1.4 mm and placed on 256³ voxels around the
+    body. A CT shorter than the cube (358.4 mm) goes on with its end slices, which `valid` marks as never scanned.
+    Patients, not CTs, are divided into training, validation and test. DATASET receives
+
+      ct/ID.nii.gz       HU, int16
+      valid/ID.nii.gz    1 where the scanner measured
+      datalist.json      the split (Decathlon format)
+      manifest.csv       what became of every input, with the reason where it was skipped
+
+    examples:
+      progressive-cascade prepare archive --output dataset
+      progressive-cascade prepare archive --output dataset --validation patient07 --test patient03 patient12
+    """
+    parser = add_command(commands, "prepare", run=run_prepare, text=text)
+    parser.add_argument("input", type=Path, metavar="INPUT", help="CT NIfTI, or folder of NIfTI files or DICOM series")
+    parser.add_argument("--output", type=Path, required=True, metavar="DATASET", help="folder to write")
+    split = parser.add_argument_group("split, by patient")
+    for section in ("validation", "test"):
+        split.add_argument(
+            f"--{section}-fraction",
+            type=fraction,
+            default=0.1,
+            metavar="F",
+            help=f"fraction of the patients drawn for {section} (default: 0.1)",
+        )
+    split.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of the draw (default: 0)")
+    for section in ("training", "validation", "test"):
+        others = "; leaves all others out" if section == "training" else ""
+        split.add_argument(f"--{section}", nargs="+", metavar="PATIENT", help=f"name the {section} patients{others}")
+    split.add_argument(
+        "--patient-pattern", metavar="REGEX", help="finds the patient in a NIfTI's path (default: the file's name)"
+    )
+    parser.add_argument(
+        "--center",
+        choices=("scan", "lungs"),
+        default="scan",
+        help="what the cube follows along z in a CT longer than it (default: scan)",
+    )
+    parser.add_argument("--drop-truncated", action="store_true", help="skip CTs whose field of view cuts the body")
+    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    """Prepares the archive and prints what became of it."""
+    from tqdm import tqdm
+
+    from progressive_cascade.preparation import ManifestRow, Split, prepare_dataset
+
+    check_output_folder(options.output)
+    names = {
+        key: tuple(value) if (value := getattr(options, key)) else None for key in ("training", "validation", "test")
+    }
+    split = Split(
+        validation_fraction=options.validation_fraction, test_fraction=options.test_fraction, seed=options.seed, **names
+    )
+    # The delay keeps an empty bar away from the line that tells of a mistake.
+    with tqdm(desc="prepare", unit=" CT", delay=0.5) as bar:
+
+        def advance(row: ManifestRow) -> None:
+            bar.update()
+            bar.set_postfix_str(row.case)
+
+        rows = prepare_dataset(
+            options.input,
+            options.output,
+            split=split,
+            patient_pattern=options.patient_pattern,
+            keep_truncated=not options.drop_truncated,
+            center=options.center,
+            num_workers=options.workers,
+            progress=advance,
+        )
+    for row in rows:
+        if row.reason:
+            print(f"{row.status}: {row.case}: {row.reason}")
+    sizes = Counter(row.split for row in rows if row.split)
+    print(", ".join(f"{sizes[name]} {name}" for name in ("training", "validation", "test")) + f": {options.output}")

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`check`, `demo` and `reconstruct`: from two X-rays to a CT."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from progressive_cascade.cli.common import (
+    DEVICE_HELP,
+    add_command,
+    check_output_file,
+    check_output_folder,
+    natural,
+    select_device,
+    versions,
+)
+from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs, write_xrays
+from progressive_cascade.geometry import ConeBeam
+
+if TYPE_CHECKING:
+    from progressive_cascade.reconstruction import Reconstruction
+
+_CHECK_SHAPE = (64, 64, 64)
+_CHECK_SPACING_MM = 5.6
+
+
+def add_check(commands: Any) -> None:
+    """Adds `check`."""
+    text = """
+    Check the installation in about ten seconds.
+
+    Prints versions, devices and the hashes of the shipped weights, and runs one small reconstruction (64³ voxels,
+    the first stage alone) of a phantom.
+
+    example:
+      progressive-cascade check
+    """
+    parser = add_command(commands, "check", run=run_check, text=text)
+    parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Prints what a bug report needs, and reconstructs 64³ voxels."""
+    import torch
+
+    from progressive_cascade.attenuation import HU_MAX, HU_MIN, unit_to_hu
+    from progressive_cascade.paths import bundle_root
+    from progressive_cascade.phantom import generate_phantom
+    from progressive_cascade.reconstruction import file_hash, load_cascade
+
+    for name, version in versions().items():
+        print(f"{name:20s}{version}")
+    for device in _devices():
+        print(f"{'device':20s}{device}")
+    root = bundle_root()
+    print(f"{'bundle':20s}{root}")
+    for path in sorted((root / "models").glob("*.pt")):
+        print(f"{path.name:20s}sha256 {file_hash(path)}  {path.stat().st_size / 1e6:.1f} MB")
+    start = time.perf_counter()
+    device, beam = select_device(options.device), ConeBeam()
+    network = load_cascade(device=device)
+    phantom = generate_phantom(0, shape=_CHECK_SHAPE, spacing=_CHECK_SPACING_MM)
+    image = torch.from_numpy(simulate_radiographs(phantom.hu, phantom.affine, beam))[None].to(device)
+    matrices = torch.as_tensor(beam.projection_matrices(), dtype=torch.float32, device=device)[None]
+    with torch.inference_mode():
+        features = network.xray(image)
+        unit = network.coarse(features.coarse, features.tokens, image, matrices, None)
+    mae = float((unit_to_hu(unit[0, 0].float().cpu()) - torch.from_numpy(phantom.hu).clip(HU_MIN, HU_MAX)).abs().mean())
+    print(f"{'reconstruction':20s}64³ in {time.perf_counter() - start:.1f} s, mean absolute error {mae:.0f} HU")
+    print("all is well")
+
+
+def add_demo(commands: Any) -> None:
+    """Adds `demo`."""
+    from progressive_cascade.data import FIRST_SEEDS
+
+    text = """
+    Go the whole way with an unseen simulated patient.
+
+    Generates the patient's CT, simulates the two X-rays, reconstructs 256³ voxels with the shipped weights, scores the
+    result against the CT and draws both. DIR receives
+
+      truth.nii.gz             the patient's CT [HU]
+      xrays/                   pa.nii.gz lateral.nii.gz geometry.json radiographs.png
+      reconstruction.nii.gz    the reconstructed CT [HU], with .json and .png
+      comparison.png           truth, reconstruction and error
+
+    example:
+      progressive-cascade demo --output demo
+    """
+    parser = add_command(commands, "demo", run=run_demo, text=text)
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (default: demo)"
+    )
+    parser.add_argument(
+        "--seed", type=natural, default=FIRST_SEEDS["test"], metavar="N", help="which patient (default: a test patient)"
+    )
+    parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Phantom, X-rays, reconstruction, score, pictures."""
+    from progressive_cascade.io import save_nifti
+    from progressive_cascade.metrics import evaluate_volume
+    from progressive_cascade.phantom import generate_phantom
+    from progressive_cascade.reconstruction import load_cascade, reconstruct
+    from progressive_cascade.report import comparison_figure
+
+    folder = options.output
+    check_output_folder(folder)
+    beam = ConeBeam()
+    network = load_cascade(device=select_device(options.device))
+    print(f"patient {options.seed}: generating the CT")
+    phantom = generate_phantom(options.seed)
+    save_nifti(phantom.hu, phantom.affine, folder / "truth.nii.gz")
+    image = simulate_radiographs(phantom.hu, phantom.affine, beam)
+    write_xrays(image, beam, folder / "xrays")
+    print("reconstructing 256³ voxels from two X-rays")
+    result = reconstruct(image, beam, network=network)
+    write_reconstruction(result, beam, output=folder / "reconstruction.nii.gz")
+    scores = evaluate_volume(result.hu, phantom.hu, protocol="native")
+    line = describe_scores(scores)
+    comparison_figure(
+        phantom.hu,
+        result.hu,
+        radiographs=image,
+        reprojected=result.reprojected,
+        path=folder / "comparison.png",
+        title=f"phantom {options.seed}   {line}",
+    )
+    print(line)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(path)
+
+
+def add_reconstruct(commands: Any) -> None:
+    """Adds `reconstruct`."""
+    text = """
+    Reconstruct a CT from a PA and a left lateral X-ray.
+
+    The X-rays are NIfTI files of line integrals (column, row, 1), as `simulate` writes them. The geometry they were
+    taken with must be that of the checkpoint; its isocenter says where in the patient's world [mm] the CT belongs.
+    Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) two files are written: CT.json (geometry, versions, the
+    checkpoint's hash, agreement with the X-rays) and CT.png.
+
+    example:
+      progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
+          --geometry xrays/geometry.json --output ct.nii.gz
+    """
+    parser = add_command(commands, "reconstruct", run=run_reconstruct, text=text)
+    parser.add_argument("--pa", type=Path, required=True, metavar="PA", help="posteroanterior X-ray, NIfTI")
+    parser.add_argument("--lateral", type=Path, required=True, metavar="LAT", help="left lateral X-ray, NIfTI")
+    parser.add_argument("--output", type=Path, required=True, metavar="CT", help="CT to write, .nii.gz")
+    parser.add_argument("--geometry", type=Path, metavar="JSON", help="geometry of the X-rays (default: chest_stand)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+
+
+def run_reconstruct(options: argparse.Namespace) -> None:
+    """Reads and checks everything, reconstructs, writes the CT and its two companions."""
+    from progressive_cascade.geometry import load_geometry
+    from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct, to_line_integrals
+    from progressive_cascade.transforms import LoadRadiographPaird
+
+    check_output_file(options.output, NIFTI)
+    beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
+    read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
+    image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
+    network = load_cascade(options.checkpoint, select_device(options.device))
+    check_beam(network, beam, str(options.geometry or "the default geometry"))
+    if not calibrated:
+        print("note: the X-rays are no line integrals; their contrast was normalised, data consistency is left out")
+    start = time.perf_counter()
+    result = reconstruct(image, beam, network=network, calibrated=calibrated)
+    print(f"reconstructed in {time.perf_counter() - start:.1f} s")
+    for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):
+        print(path)
+
+
+def write_reconstruction(
+    result: Reconstruction, beam: ConeBeam, *, output: Path, checkpoint: Path | None = None
+) -> list[Path]:
+    """Writes CT.nii.gz, CT.json and CT.png.
+
+    Args:
+        result: the reconstruction.
+        beam: the geometry of its radiographs.
+        output: the NIfTI file; the others stand beside it.
+        checkpoint: the weights' file, None for the shipped one.
+
+    Returns:
+        The three paths.
+    """
+    from progressive_cascade.geometry import VOXEL_SIZE
+    from progressive_cascade.io import finite, nifti_stem, save_json, save_nifti
+    from progressive_cascade.reconstruction import default_checkpoint, file_hash
+    from progressive_cascade.report import volume_figure
+
+    weights = checkpoint or default_checkpoint()
+    stem = nifti_stem(output)
+    sidecar, picture = output.with_name(f"{stem}.json"), output.with_name(f"{stem}.png")
+    record = {
+        "geometry": beam.to_dict(),
+        "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
+        "versions": versions(),
+        "calibrated": result.calibrated,
+        "agreement": result.agreement,
+    }
+    save_nifti(result.hu, result.affine, output)
+    save_json(finite(record), sidecar)
+    volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
+    return [output, sidecar, picture]
+
+
+def describe_scores(scores: dict[str, float]) -> str:
+    """The scores in one line, each with the protocol in its name."""
+    return "   ".join(f"{name} {value:.4g}" for name, value in scores.items())
+
+
+def _devices() -> list[str]:
+    import torch
+
+    found = [f"cpu, {torch.get_num_threads()} threads"]
+    found += [f"cuda:{index}, {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
