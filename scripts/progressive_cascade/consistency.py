@@ -78,6 +78,8 @@ class DataConsistency(nn.Module):
         regularization: initial λ [mm²]; 100 mm² is a noise of 0.02 in y over an error of 0.002 / mm in mu.
     """
 
+    affine: Tensor
+
     def __init__(self, grid: int, voxel_size: float, num_iterations: int = 4, regularization: float = 100.0) -> None:
         super().__init__()
         self.grid = grid

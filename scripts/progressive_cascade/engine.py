@@ -102,7 +102,7 @@ class SimulateBatch(PrepareBatch):
         valid = batchdata.get("valid")
         valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
         matrices = torch.as_tensor(np.stack([self._jittered_matrices() for _ in hu]), device=hu.device).float()
-        affine = torch.as_tensor(volume_affine((size,) * 3, _EXTENT / size), device=hu.device).float()
+        affine = torch.as_tensor(volume_affine((size, size, size), _EXTENT / size), device=hu.device).float()
         mu = hu_to_mu(hu, self.energy_kev)
         clean = project(mu, matrices, affine.expand(len(hu), 4, 4), self.beam.detector_shape)
         image = clean if self.photons is None else self._noisy(clean, self.photons)
@@ -116,7 +116,9 @@ class SimulateBatch(PrepareBatch):
             "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
             "image": image,
             "matrices": matrices,
-            "affine": torch.as_tensor(volume_affine((self.grid,) * 3, _EXTENT / self.grid)).to(matrices),
+            "affine": torch.as_tensor(volume_affine((self.grid, self.grid, self.grid), _EXTENT / self.grid)).to(
+                matrices
+            ),
             "calibrated": calibrated,
             "window": window,
         }
@@ -323,7 +325,7 @@ class MaskedPSNR(CumulativeIterationMetric):
 
     def aggregate(self) -> Tensor:
         """Mean over the cases [dB]."""
-        return self.get_buffer().mean()
+        return torch.as_tensor(self.get_buffer()).mean()
 
 
 def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

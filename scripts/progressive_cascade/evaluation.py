@@ -46,7 +46,9 @@ def normalized_backprojection(image: Tensor, beam: ConeBeam, grid: int = _BASELI
     shape = (grid, grid, grid)
     affine = volume_affine(shape, _extent() / grid)
     small, matrices, affines = _at_grid(image, beam, grid)
-    lengths = project(torch.ones(len(image), 1, *shape, device=image.device), matrices, affines, small.shape[2:])
+    lengths = project(
+        torch.ones(len(image), 1, *shape, device=image.device), matrices, affines, (small.shape[2], small.shape[3])
+    )
     coarse = _coarse_beam(beam, small)
     numerator = backproject(small / lengths.clamp(min=1e-3) * (lengths > 1e-3), coarse, shape=shape, affine=affine)
     denominator = backproject((lengths > 1e-3).to(small), coarse, shape=shape, affine=affine)
@@ -70,7 +72,7 @@ def least_squares(image: Tensor, beam: ConeBeam, grid: int = _BASELINE_GRID) -> 
     return solve_consistency(start, small, matrices, affines, regularization, _LEAST_SQUARES_ITERATIONS).clamp(min=0)
 
 
-def mean_volume(items: Sequence[Mapping[str, Any]], grid: int = _BASELINE_GRID) -> np.ndarray | None:
+def mean_volume(items: Sequence[Mapping[Any, Any]], grid: int = _BASELINE_GRID) -> np.ndarray | None:
     """Mean of CTs, voxel by voxel: what can be said of a patient without looking at the radiographs.
 
     Args:
@@ -138,7 +140,8 @@ class EvaluationReport:
 
     def score_batch(self, engine: Engine) -> None:
         """Score the cases of a batch; see :class:`progressive_cascade.engine.SimulateBatch` for its targets."""
-        batch, output = engine.state.batch, engine.state.output
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
         full = _to_full_grid(output["pred"].detach().float()).clamp(0, 1)
         for index, case in enumerate(batch["case"]):
             image = output["label"]["image"][index : index + 1]
@@ -258,7 +261,9 @@ def _extent() -> float:
 def _at_grid(image: Tensor, beam: ConeBeam, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     matrices = torch.as_tensor(beam.projection_matrices(), dtype=torch.float32, device=image.device)
     small, small_matrices = shrink_radiographs(image, matrices.expand(len(image), -1, -1, -1), 2 * grid)
-    affine = torch.as_tensor(volume_affine((grid,) * 3, _extent() / grid), dtype=torch.float32, device=image.device)
+    affine = torch.as_tensor(
+        volume_affine((grid, grid, grid), _extent() / grid), dtype=torch.float32, device=image.device
+    )
     return small, small_matrices, affine.expand(len(image), 4, 4)
 
 

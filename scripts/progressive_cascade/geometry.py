@@ -207,7 +207,8 @@ class ConeBeam:
         if missing:
             raise ValueError(f"{origin}: keys {missing} must be given")
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+            plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+            return cls(**plain)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{origin}: {error}") from error
 

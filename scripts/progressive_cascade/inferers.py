@@ -115,4 +115,4 @@ class CascadeInferer(Inferer):
             )
             volumes.append(volume)
         matrices = context.matrices
-        return refiner.consistency(torch.cat(volumes), image, matrices, calibrated)
+        return refiner.consistency(torch.cat(volumes), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]

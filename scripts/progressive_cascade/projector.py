@@ -206,7 +206,7 @@ def _project(mu: Tensor, matrices: Tensor, affines: Tensor, detector_shape: Tupl
     for b in range(mu.shape[0]):
         views: List[Tensor] = []
         for v in range(matrices.shape[1]):
-            axes, at_row, at_col, length = _separable(matrices[b, v], affines[b], mu.shape[2:], detector_shape)
+            axes, at_row, at_col, length = _separable(matrices[b, v], affines[b], list(mu.shape[2:]), detector_shape)
             views.append(_project_view(mu[b, 0].permute(axes), at_row, at_col) * length.to(mu.dtype))
         samples.append(torch.stack(views))
     return torch.stack(samples)

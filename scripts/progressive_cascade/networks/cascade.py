@@ -42,6 +42,8 @@ class ProgressiveCascade(nn.Module):
         ValueError: if an argument does not fit, or the geometry's detector is not a square multiple of 16.
     """
 
+    projection_matrices: Tensor
+
     def __init__(
         self,
         *,
@@ -113,9 +115,9 @@ class ProgressiveCascade(nn.Module):
                 module.gradient_checkpointing = gradient_checkpointing
             # Channels last is what bfloat16 convolutions want, on CPU two to four times as fast; loading keeps it.
             if isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+                module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
             if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+                module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if freeze_earlier:
             for module in self.frozen_modules():
                 module.requires_grad_(False)
@@ -167,7 +169,7 @@ class ProgressiveCascade(nn.Module):
         for refiner in self.refine:
             volume = upsample(volume)
             level = features.medium if index == 0 else features.fine
-            context = refiner.context(volume, level, features.tokens, image, matrices, calibrated)
+            context = refiner.context(volume, level, features.tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
             index += 1
             if window is not None and index == self.stage - 1:
                 x, y, z = window[0], window[1], window[2]
@@ -176,7 +178,8 @@ class ProgressiveCascade(nn.Module):
                 volume = volume.clone()
                 volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]] = refined
                 return volume
-            volume = refiner.consistency(refiner(volume, [0, 0, 0], context), image, matrices, calibrated)
+            refined = refiner(volume, [0, 0, 0], context)
+            volume = refiner.consistency(refined, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
         return volume
 
     @torch.jit.unused
@@ -204,10 +207,11 @@ class ProgressiveCascade(nn.Module):
         levels = (features.medium, features.fine)
         for index, refiner in enumerate(self.refine):
             volume = upsample(volume)
-            context = refiner.context(volume, levels[index], features.tokens, image, matrices, calibrated)
+            context = refiner.context(volume, levels[index], features.tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
             if index == self.stage - 2:
                 break
-            volume = refiner.consistency(refiner(volume, [0, 0, 0], context), image, matrices, calibrated)
+            refined = refiner(volume, [0, 0, 0], context)
+            volume = refiner.consistency(refined, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
         return volume, context
 
     def _matrices(self, image: Tensor, projection_matrices: Optional[Tensor]) -> Tensor:

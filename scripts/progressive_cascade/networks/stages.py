@@ -139,7 +139,7 @@ class CoarseStage(nn.Module):
         self.decode = nn.ModuleList(ResidualBlock(3, channels) for _ in range(decoder_depth))
         self.out = conv(3, channels, 8)
         # The mean of a thorax in its cube, in [0, 1]: a start above vacuum, where the consistency step has a gradient.
-        nn.init.constant_(self.out.bias, 0.3)
+        nn.init.constant_(self.out.bias, 0.3)  # pyright: ignore[reportArgumentType]
         self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations)
 
     def forward(
