@@ -124,10 +124,12 @@ def place_ct(
     field = find_field_of_view(hu)
     hu = np.where(field[:, :, None], hu, AIR_HU).clip(AIR_HU, MAX_HU).astype(np.float32)
     source_spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    source_shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     z_extent = float(hu.shape[2] * source_spacing[2])
     body = segment_body(hu, affine, field)
     middle = _middle_slice(body, hu.shape[2], cube_slices=shape[2] * spacing / source_spacing[2], center=center)
     target = volume_affine(shape, spacing, _isocenter(body, affine, middle))
+    hu, affine = _crop_slices(hu, affine, target, shape=shape)
 
     inside = np.broadcast_to(field[:, :, None].astype(np.float32), hu.shape)
     valid = _resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
@@ -139,7 +141,7 @@ def place_ct(
         hu=np.rint(cube).clip(AIR_HU, MAX_HU).astype(np.int16),
         valid=valid.astype(np.uint8),
         affine=target,
-        source_shape=(hu.shape[0], hu.shape[1], hu.shape[2]),
+        source_shape=source_shape,
         source_spacing=(float(source_spacing[0]), float(source_spacing[1]), float(source_spacing[2])),
         z_extent_mm=z_extent,
         repeated_mm=max(0.0, shape[2] * spacing - z_extent),
@@ -189,6 +191,20 @@ def _isocenter(body: Body, affine: np.ndarray, middle: float) -> tuple[float, fl
     index = np.linalg.solve(affine, body.affine @ np.array([*across, 0.0, 1.0]))
     x, y, z, _ = affine @ np.array([index[0], index[1], middle, 1.0])
     return float(x), float(y), float(z)
+
+
+def _crop_slices(
+    hu: np.ndarray, affine: np.ndarray, target: np.ndarray, *, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leaves out slices of a long CT that lie well outside the cube, to save memory."""
+    corners = np.stack(np.meshgrid(*((0, size - 1) for size in shape), indexing="ij")).reshape(3, -1)
+    slices = (np.linalg.solve(affine, target) @ np.vstack([corners, np.ones(8)]))[2]
+    margin = 8
+    first = int(np.clip(np.floor(slices.min()) - margin, 0, hu.shape[2] - 1))
+    last = int(np.clip(np.ceil(slices.max()) + margin, first, hu.shape[2] - 1))
+    shift = np.eye(4)
+    shift[2, 3] = first
+    return hu[:, :, first : last + 1].copy(), affine @ shift
 
 
 def _low_pass(hu: np.ndarray, spacing: np.ndarray, target_spacing: float) -> np.ndarray:
