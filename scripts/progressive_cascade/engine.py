@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SupervisedTrainer cannot do: simulate the batch's radiographs, load a predecessor, keep an eye on gradients."""
+"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, watch the gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.engines import IterationEvents, PrepareBatch
 from monai.metrics import CumulativeIterationMetric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
-from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
-from progressive_cascade.io import atomic_path, read_state
 from progressive_cascade.losses import CascadeLoss, Reprojection
-from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.projector import parse_beam, project
 
 _EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
@@ -240,78 +236,6 @@ class ClipGradients:
             )
 
 
-class ResumableCheckpoint:
-    """Handler: keeps what a run needs to go on after an interruption, apart from the weights that are shipped.
-
-    After every epoch the network, optimizer and schedule, the epoch and torch's random state are written to one file
-    under a temporary name, then renamed.
-
-    Args:
-        path: file to write.
-        objects: by name, what has ``state_dict`` and ``load_state_dict``.
-        resume: go on from ``path``, which must exist.
-    """
-
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], *, resume: bool = False) -> None:
-        self.path = Path(path)
-        self.objects = dict(objects)
-        self.resume = resume
-
-    def attach(self, engine: Engine) -> None:
-        """Load when the run starts, save after every epoch."""
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-
-    def save(self, engine: Engine) -> None:
-        """Write the file."""
-        state = {name: value.state_dict() for name, value in self.objects.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(self.path) as temporary:
-            torch.save({**state, "epoch": engine.state.epoch, "random": torch.get_rng_state()}, temporary)
-
-    def load(self, engine: Engine) -> None:
-        """Fill the objects and move the engine to the saved epoch.
-
-        Raises:
-            UserError: if the file is missing, or holds other objects.
-        """
-        if not self.path.is_file():
-            raise UserError(f"resume must find {self.path}, which does not exist; set resume to false to start afresh")
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        missing = sorted({*self.objects, "epoch", "random"} - set(state))
-        if missing:
-            raise UserError(f"{self.path} must hold {missing}; it is no checkpoint of this workflow")
-        for name, value in self.objects.items():
-            value.load_state_dict(state[name])
-        torch.set_rng_state(state["random"])
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
-
-
-class HalfPrecisionState:
-    """A network as checkpoints ship it: a bare state dict, parameters in half precision, geometry untouched.
-
-    Args:
-        network: bare or wrapped for distributed training.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters as float16, buffers as they are."""
-        network = getattr(self.network, "module", self.network)
-        parameters = {name for name, _ in network.named_parameters()}
-        return {
-            name: value.detach().half() if name in parameters else value for name, value in network.state_dict().items()
-        }
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy into the network's own precision."""
-        getattr(self.network, "module", self.network).load_state_dict(state)
-
-
 class MaskedPSNR(CumulativeIterationMetric):
     """3-D PSNR inside the scanned region, data_range 1: the ``native`` protocol's PSNR, batch by batch."""
 
@@ -332,57 +256,6 @@ def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Evaluator output to the arguments of :class:`MaskedPSNR`."""
     targets = output["label"]
     return output["pred"].detach(), torch.cat((targets["label"], targets["valid"]), dim=1)
-
-
-def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
-    """Start a stage from the checkpoint of the one before.
-
-    Args:
-        network: the cascade to be trained; its encoder and earlier stages are filled.
-        path: bare state dict of a cascade with one stage less; None for stage 1.
-
-    Raises:
-        UserError: if the file is missing, not a checkpoint, of another architecture or geometry.
-    """
-    if path is None:
-        return
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f"checkpoint {path} must exist before stage {network.stage} is trained; "
-            f"train stage {network.stage - 1} first"
-        )
-    state = read_state(path)
-    own = network.state_dict()
-    last = f"refine.{network.stage - 2}."
-    expected = {name for name in own if not name.startswith(last)}
-    wrong = sorted(name for name in expected if name not in state or state[name].shape != own[name].shape)
-    extra = sorted(set(state) - set(own))
-    if wrong or extra:
-        raise UserError(
-            f"checkpoint {path} must hold stage {network.stage - 1} of this architecture; first difference: "
-            f"{(wrong + extra)[0]}"
-        )
-    check_geometry(network, state, path)
-    network.load_state_dict({name: state[name] for name in expected}, strict=False)
-
-
-def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse a checkpoint that was trained for another geometry.
-
-    Raises:
-        UserError: naming the file and both sets of projection matrices.
-    """
-    theirs, ours = state["projection_matrices"].float(), network.projection_matrices.cpu()
-    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-2):
-        raise UserError(
-            f"checkpoint {path} must have the geometry of the config: its projection matrices are "
-            f"{_rounded(theirs)}, the config's {_rounded(ours)}"
-        )
-
-
-def _rounded(matrices: Tensor) -> list[Any]:
-    return np.round(matrices.numpy().astype(np.float64), 2).tolist()
 
 
 def _window_slices(window: Sequence[int] | None) -> tuple[slice, slice, slice]:

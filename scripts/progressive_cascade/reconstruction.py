@@ -23,8 +23,6 @@ from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.projector import line_integrals
 
-# Line integrals of a patient stay well below this; a display intensity of 8 to 16 bits does not.
-_LARGEST_LINE_INTEGRAL = 30.0
 # Distances and focal lengths may differ by this share from the checkpoint's: training jitters them by 2 %, and lifting
 # and data consistency use the true ones.
 GEOMETRY_TOLERANCE = 0.05
@@ -161,23 +159,6 @@ def _view_parameters(ours: np.ndarray, theirs: np.ndarray) -> list[tuple[str, st
     return [(*name, mine, other) for name, mine, other in zip(names, parameters(ours), parameters(theirs), strict=True)]
 
 
-def to_line_integrals(image: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Bring radiographs of unknown intensity to the scale of line integrals.
-
-    Args:
-        image: (view, rows, cols), line integrals or display values with bone bright.
-
-    Returns:
-        The image as float32, unchanged where it can be line integrals (0 to 30), and whether it is calibrated.
-        Otherwise each view's 1st and 99th percentiles are moved to 0 and 6, typical of a thorax at 70 keV.
-    """
-    image = np.asarray(image, dtype=np.float32)
-    if image.min() > -1.0 and image.max() < _LARGEST_LINE_INTEGRAL:
-        return image, True
-    low, high = np.percentile(image, [1, 99], axis=(1, 2), keepdims=True)
-    return ((image - low) * (6.0 / np.maximum(high - low, 1e-6))).astype(np.float32), False
-
-
 def reconstruct(
     image: np.ndarray,
     beam: ConeBeam,
@@ -189,7 +170,8 @@ def reconstruct(
     """Reconstruct one patient.
 
     Args:
-        image: line integrals (view, rows, cols); see :func:`to_line_integrals` for anything else.
+        image: line integrals (view, rows, cols); see
+            :func:`progressive_cascade.transforms.to_line_integrals` for anything else.
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
         inferer: how to run it; default: bfloat16 autocast, sliding windows of 128.

@@ -162,8 +162,8 @@ def add_reconstruct(commands: Any) -> None:
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reads and checks everything, reconstructs, writes the CT and its two companions."""
     from progressive_cascade.geometry import load_geometry
-    from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct, to_line_integrals
-    from progressive_cascade.transforms import LoadRadiographPaird
+    from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct
+    from progressive_cascade.transforms import LoadRadiographPaird, to_line_integrals
 
     check_output_file(options.output, NIFTI)
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
