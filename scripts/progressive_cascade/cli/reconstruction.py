@@ -162,6 +162,7 @@ def add_reconstruct(commands: Any) -> None:
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reads and checks everything, reconstructs, writes the CT and its two companions."""
     from progressive_cascade.geometry import load_geometry
+    from progressive_cascade.inferers import CascadeInferer
     from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct
     from progressive_cascade.transforms import LoadRadiographPaird, to_line_integrals
 
@@ -174,7 +175,8 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     if not calibrated:
         print("note: the X-rays are no line integrals; their contrast was normalised, data consistency is left out")
     start = time.perf_counter()
-    result = reconstruct(image, beam, network=network, calibrated=calibrated)
+    inferer = CascadeInferer(amp=True, progress=True)
+    result = reconstruct(image, beam, network=network, inferer=inferer, calibrated=calibrated)
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):
         print(path)
