@@ -64,7 +64,7 @@ def thorax() -> PreparedCase:
 
 def test_the_table_goes_and_the_patient_stays(thorax: PreparedCase) -> None:
     """Table: air; trunk, lungs, spine and the separate arm: as scanned."""
-    assert _at(thorax, (0, -95, 0)) == -1024
+    assert _at(thorax, (0, -95, 0)) == -1000
     assert abs(_at(thorax, (0, 0, 0)) - 40) < 30
     assert abs(_at(thorax, (55, 5, 0)) + 850) < 30
     assert _at(thorax, (0, -50, 0)) > 300
@@ -159,7 +159,7 @@ def test_the_padding_of_a_round_field_of_view_is_air_and_not_valid() -> None:
         padded = hu.clip(-1023)
         padded[outside] = padding
         case = _place(padded)
-        assert case.hu.min() == -1024
+        assert case.hu[0, 0, 32] == -1000
         assert case.valid[:, :, 32].mean() == pytest.approx(
             np.pi / 4 * (120 * PIXEL) ** 2 / (64 * SPACING) ** 2, abs=0.05
         )
@@ -355,6 +355,6 @@ def test_a_real_ct_keeps_its_thin_chest_wall_and_loses_its_table() -> None:
         here = tuple(np.rint(np.linalg.solve(case.affine, point)[:3]).astype(int))
         assert hu[there] < -700
         assert abs(float(case.hu[here]) - float(hu[there])) < 250
-        assert case.hu[here] > -1024
+        assert case.hu[here] != -1000
     body = case.hu > -500
     assert np.flatnonzero(body.any(axis=(0, 2)))[[0, -1]].tolist() == pytest.approx([47, 205], abs=12)

@@ -64,13 +64,12 @@ def test_a_prepared_ct_is_averaged_over_blocks(prepared: dict[str, str], size: i
     assert item["case"] == "p1"
 
 
-def test_a_phantom_is_painted_on_the_grid_with_the_air_of_a_prepared_ct() -> None:
-    """It is the generator's volume, all valid; air outside is -1024 HU, as outside a prepared body."""
+def test_a_phantom_is_painted_on_the_grid_as_it_is() -> None:
+    """It is the generator's volume, all valid; air outside is -1000 HU, as outside a prepared body."""
     item = LoadCased(32)({"seed": 5})
     phantom = generate_phantom(5, shape=(32, 32, 32), spacing=11.2)
-    tissue = torch.from_numpy(phantom.labels)[None] > 0
-    assert torch.equal(item["label"][tissue], torch.from_numpy(phantom.hu)[None][tissue])
-    assert item["label"][0, 0, 0, 0] == -1024
+    assert torch.equal(item["label"][0], torch.from_numpy(phantom.hu))
+    assert item["label"][0, 0, 0, 0] == -1000
     assert bool(item["valid"].all())
     np.testing.assert_allclose(item["affine"], phantom.affine)
     assert item["case"] == "phantom_5"

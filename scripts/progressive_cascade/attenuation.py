@@ -18,6 +18,8 @@ HU_MIN = -1024.0
 """Lower end of the HU window the networks see."""
 HU_MAX = 1024.0
 """Upper end of the HU window the networks see."""
+AIR_HU = -1000.0
+"""Air, to a part in a thousand of water the same as vacuum; what stands outside the body."""
 EFFECTIVE_ENERGY_KEV = 70.0
 """Effective energy of a filtered 120 kV chest beam [keV]; Johns & Cunningham, The Physics of Radiology, 4th ed."""
 

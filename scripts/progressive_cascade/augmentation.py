@@ -12,7 +12,7 @@ from monai.config.type_definitions import KeysCollection
 from monai.transforms.transform import MapTransform, RandomizableTransform
 from torch.nn import functional
 
-from progressive_cascade.attenuation import HU_MIN
+from progressive_cascade.attenuation import AIR_HU, HU_MIN
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
 
 # Half the cube's width: what 1 is in the normalised coordinates of grid_sample [mm].
@@ -101,7 +101,7 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         for number, key in enumerate(present):
             volume = item[key]
             if number == 0:
-                item[key] = self._change_density(_sample(volume.float() - HU_MIN, held, "bilinear") + HU_MIN)
+                item[key] = self._change_density(_sample(volume.float() - AIR_HU, held, "bilinear") + AIR_HU)
             else:
                 item[key] = _sample(volume.float(), grid, "nearest").to(volume.dtype)
         return item

@@ -16,13 +16,14 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.spatial.array import SpatialResample
 from scipy import ndimage
 
+from progressive_cascade.attenuation import AIR_HU
 from progressive_cascade.body import Body, find_field_of_view, segment_body
 from progressive_cascade.dicom import DicomSeries, read_ct, read_dicom_series
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
 
-AIR_HU = -1024
-"""What stands outside the body and outside the scan [HU]."""
+MIN_HU = -1024
+"""Lower end of a 12-bit CT [HU]."""
 MAX_HU = 3071
 """Upper end of a 12-bit CT [HU]; metal beyond it carries no information."""
 MIN_EXTENT_MM = 100.0
@@ -41,7 +42,7 @@ class PreparedCase:
     """A CT on the cube of the networks.
 
     Args:
-        hu: int16 array (x, y, z) [HU], -1024 outside the body.
+        hu: int16 array (x, y, z) [HU], -1000 (air) outside the body.
         valid: uint8 array (x, y, z), 1 where the scanner measured, 0 where the CT was extended.
         affine: 4x4, voxel index to the patient's RAS mm.
         source_shape: voxels of the source CT in RAS order.
@@ -122,7 +123,7 @@ def place_ct(
     hu, affine = _to_ras(hu, affine)
     _check_ct(hu, affine)
     field = find_field_of_view(hu)
-    hu = np.where(field[:, :, None], hu, AIR_HU).clip(AIR_HU, MAX_HU).astype(np.float32)
+    hu = np.where(field[:, :, None], hu, AIR_HU).clip(MIN_HU, MAX_HU).astype(np.float32)
     source_spacing = np.linalg.norm(affine[:3, :3], axis=0)
     source_shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     z_extent = float(hu.shape[2] * source_spacing[2])
@@ -138,7 +139,7 @@ def place_ct(
         skin = body.with_skin().astype(np.float32)
         cube[_resample(skin, body.affine, target, shape=shape, surround=0.0) < 0.5] = AIR_HU
     return PreparedCase(
-        hu=np.rint(cube).clip(AIR_HU, MAX_HU).astype(np.int16),
+        hu=np.rint(cube).clip(MIN_HU, MAX_HU).astype(np.int16),
         valid=valid.astype(np.uint8),
         affine=target,
         source_shape=source_shape,

@@ -13,7 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 from torch.nn import functional
 
-from progressive_cascade.attenuation import HU_MIN, unit_to_hu
+from progressive_cascade.attenuation import unit_to_hu
 from progressive_cascade.augmentation import RandAnatomyd
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry, volume_affine
@@ -75,10 +75,8 @@ class LoadCased(Transform):
         size = self.spatial_size
         spacing = VOLUME_SHAPE[0] * VOXEL_SIZE / size
         phantom = generate_phantom(seed, shape=(size, size, size), spacing=spacing)
-        # Air around a phantom is -1000 HU; a prepared CT has -1024 there, and the network should not have to tell.
-        hu = np.where((phantom.labels == 0) & (phantom.hu == -1000), np.int16(HU_MIN), phantom.hu)
         return {
-            "label": torch.from_numpy(hu)[None],
+            "label": torch.from_numpy(np.ascontiguousarray(phantom.hu))[None],
             "valid": torch.ones((1, size, size, size), dtype=torch.uint8),
             "affine": torch.from_numpy(phantom.affine),
             "case": f"phantom_{seed}",
