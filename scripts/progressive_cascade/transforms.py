@@ -240,7 +240,7 @@ class LoadGeometryd(Transform):
         path = item.pop(self.geometry_key, None)
         beam = load_geometry(path) if path else self.default
         # The network's volume is centred on the origin; where the patient stood only moves the result's affine.
-        item["matrices"] = torch.from_numpy(_centered(beam).projection_matrices()).float()
+        item["matrices"] = torch.from_numpy(beam.at((0.0, 0.0, 0.0)).projection_matrices()).float()
         item["isocenter"] = torch.tensor(beam.isocenter, dtype=torch.float64)
         return item
 
@@ -313,7 +313,3 @@ def _read_prepared(path: str) -> tuple[np.ndarray, np.ndarray]:
             f"{path} must be a prepared CT of {VOLUME_SHAPE} voxels, got {volume.shape}: run `prepare` on it"
         )
     return volume, affine
-
-
-def _centered(beam: ConeBeam) -> ConeBeam:
-    return ConeBeam.from_dict({**beam.to_dict(), "isocenter": (0.0, 0.0, 0.0)})
