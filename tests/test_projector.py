@@ -8,47 +8,21 @@ import pytest
 import torch
 
 from progressive_cascade import ConeBeam, backproject, line_integrals, volume_affine
-from progressive_cascade.projector import DRR
+from progressive_cascade.projector import DRR, aligned_axes, project_aligned, transpose_aligned
+
+from .ellipsoid import chords_of_ellipsoid, voxelize_ellipsoid
 
 SMALL = ConeBeam(source_to_isocenter=700, source_to_detector=1020, detector_shape=(24, 20), pixel_spacing=(4.0, 5.0))
-
-
-def _ellipsoid(shape: tuple[int, int, int], spacing: float, radii: np.ndarray, center: np.ndarray) -> torch.Tensor:
-    """Ellipsoid of mu = 0.02 / mm with 4³ supersampling."""
-    axes = [(np.arange(4 * size) + 0.5) / 4 * spacing - size * spacing / 2 for size in shape]
-    x, y, z = np.meshgrid(*axes, indexing="ij")
-    inside = ((x - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2 + (
-        (z - center[2]) / radii[2]
-    ) ** 2 <= 1
-    blocks = inside.reshape(shape[0], 4, shape[1], 4, shape[2], 4).mean(axis=(1, 3, 5))
-    return torch.from_numpy(0.02 * blocks)[None, None]
-
-
-def _analytic(beam: ConeBeam, radii: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Exact chord lengths of the ellipsoid times 0.02 / mm, at pixel centres."""
-    views = []
-    for view in range(len(beam.views)):
-        rows, cols = beam.detector_shape
-        col, row = np.meshgrid(np.arange(cols), np.arange(rows))
-        pixel = np.stack([col, row, np.zeros_like(col), np.ones_like(col)], -1) @ beam.detector_affine(view).T
-        matrix = beam.projection_matrices()[view]
-        source = -np.linalg.solve(matrix[:, :3], matrix[:, 3])
-        start, direction = (source - center) / radii, (pixel[..., :3] - source)
-        length = np.linalg.norm(direction, axis=-1)
-        scaled = direction / radii
-        a, b, c = (scaled**2).sum(-1), 2 * (scaled * start).sum(-1), (start**2).sum() - 1
-        views.append(0.02 * np.sqrt(np.maximum(b**2 - 4 * a * c, 0)) / a * length)
-    return np.stack(views)
 
 
 def test_line_integrals_match_an_analytic_ellipsoid():
     """The error against exact ray-ellipsoid chords is that of the voxels: 3 % at 5.6 mm, half at half the size."""
     beam = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
     radii, center = np.array([110.0, 70.0, 90.0]), np.array([12.0, -7.0, 20.0])
-    truth = _analytic(beam, radii, center)
+    truth = chords_of_ellipsoid(beam, radii, center)
     errors = []
     for size in (32, 64):
-        mu = _ellipsoid((size,) * 3, 358.4 / size, radii, center)
+        mu = voxelize_ellipsoid((size,) * 3, 358.4 / size, radii, center)
         p = line_integrals(mu, beam, affine=volume_affine((size,) * 3, 358.4 / size))[0].numpy()
         errors.append(np.linalg.norm(p - truth) / np.linalg.norm(truth))
     assert errors[1] < 0.03
@@ -154,6 +128,9 @@ def test_drr_module_projects_hu():
         (torch.zeros(1, 1, 8, 8, 8), np.eye(3), ValueError, "affine must have shape"),
         (torch.zeros(1, 1, 8, 8, 8), np.diag([1.0, 0, 1, 1]), ValueError, "affine must be finite and invertible"),
         (torch.zeros(1, 1, 8, 8, 8), volume_affine((8, 8, 8), 400.0), ValueError, "source must lie outside"),
+        (torch.zeros(1, 1, 8, 8, 8), volume_affine((8, 8, 8), 4.0, (0, 0, 900)), ValueError, "rays that miss it"),
+        (torch.zeros(1, 1, 8, 8, 8), volume_affine((8, 8, 8), 4.0, (0, -900, 0)), ValueError, "behind the source"),
+        (torch.full((1, 1, 8, 8, 8), torch.nan), volume_affine((8, 8, 8), 4.0), ValueError, "mu must be finite"),
     ],
 )
 def test_bad_input_is_named(mu, affine, error, words):
@@ -162,10 +139,59 @@ def test_bad_input_is_named(mu, affine, error, words):
         line_integrals(mu, SMALL, affine=affine)
 
 
-def test_oblique_affine_is_refused_with_the_way_out():
-    """The separable projector needs the detector parallel to the slices."""
-    angle = np.deg2rad(10)
-    affine = volume_affine((8, 8, 8), 4.0)
-    affine[:2, :2] = 4 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    with pytest.raises(ValueError, match="resample it to RAS"):
-        line_integrals(torch.zeros(1, 1, 8, 8, 8), SMALL, affine=affine)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": "siddon"}, "weights must be one of"),
+        ({"method": "voxel"}, "method must be one of"),
+        ({"backend": "cuda"}, "backend must be one of"),
+        ({"weights": "distance", "method": "ray"}, "method must be 'auto' or 'separable'"),
+    ],
+)
+def test_unknown_options_are_named(options, words):
+    """One error that names the option."""
+    with pytest.raises(ValueError, match=words):
+        line_integrals(torch.zeros(1, 1, 8, 8, 8), SMALL, affine=volume_affine((8, 8, 8), 4.0), **options)
+
+
+def test_geometries_of_a_batch_must_agree_in_shape():
+    """Another detector or another number of beams than volumes is refused."""
+    mu, affine = torch.zeros(2, 1, 8, 8, 8), volume_affine((8, 8, 8), 4.0)
+    with pytest.raises(ValueError, match="one for each of the 2 volumes, got 1"):
+        line_integrals(mu, [SMALL], affine=affine)
+    with pytest.raises(ValueError, match="one detector_shape per batch"):
+        line_integrals(mu, [SMALL, ConeBeam()], affine=affine)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0)])
+def test_drr_refuses_a_volume_without_air(low, high):
+    """A normalised volume is no CT."""
+    hu = torch.linspace(low, high, 512).reshape(1, 1, 8, 8, 8)
+    with pytest.raises(ValueError, match=r"hu must be CT numbers \[HU\]"):
+        DRR(SMALL)(hu, volume_affine((8, 8, 8), 4.0))
+
+
+def test_distance_driven_weights_keep_the_volumes_mass():
+    """Every pixel's weights over a slice it lies in sum to one: a uniform cube casts mu times its length."""
+    mu = torch.full((1, 1, 32, 32, 32), 0.02, dtype=torch.float64)
+    for size, pixel in ((65, 1.0), (9, 7.0)):
+        beam = ConeBeam(detector_shape=(size, size), pixel_spacing=(pixel, pixel))
+        p = line_integrals(mu, beam, affine=volume_affine((32, 32, 32), 2.0), weights="distance")
+        torch.testing.assert_close(p[0, :, size // 2, size // 2], torch.full((2,), 1.28, dtype=torch.float64))
+
+
+def test_aligned_programs_agree_with_the_operator():
+    """TorchScript of the form for exporters equals A and its transpose."""
+    generator = torch.Generator().manual_seed(5)
+    beam = ConeBeam(700, 1020, (24, 20), (4.0, 5.0), views=("pa", "left_lateral", "ap", "right_lateral"))
+    affine = volume_affine((8, 10, 12), 5.0)
+    x, y = torch.rand(2, 1, 8, 10, 12, generator=generator), torch.rand(2, 4, 24, 20, generator=generator)
+    matrices = torch.from_numpy(beam.projection_matrices()).expand(2, -1, -1, -1)
+    affines, axes = torch.from_numpy(affine).expand(2, -1, -1), aligned_axes(beam)
+    forward = torch.jit.script(project_aligned)(x, matrices, affines, (24, 20), axes)
+    adjoint = torch.jit.script(transpose_aligned)(y, matrices, affines, (8, 10, 12), axes)
+    torch.testing.assert_close(forward, line_integrals(x, beam, affine=affine))
+    torch.testing.assert_close(adjoint, backproject(y, beam, shape=(8, 10, 12), affine=affine))
+    assert aligned_axes(ConeBeam()) == [1, 2, 0, 0, 2, 1]
+    with pytest.raises(ValueError, match="got 'lao30'"):
+        aligned_axes(ConeBeam(views=("lao30",)))

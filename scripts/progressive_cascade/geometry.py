@@ -2,7 +2,10 @@
 """The acquisition geometry: a point source, a flat detector, named views, and where they stand in the patient's world.
 
 World coordinates are RAS millimetres as NIfTI means them: +x towards the patient's right, +y anterior, +z superior.
-Pixel and voxel centres lie at integer indices.
+
+Pixel and voxel centres lie at integer indices: voxel (0, 0, 0) is centred on the affine's translation and reaches half
+a voxel to each side; a detector of n columns spans the column coordinates -0.5 to n - 0.5, with its middle at
+(n - 1) / 2.
 """
 
 from __future__ import annotations
@@ -16,17 +19,8 @@ from typing import Any
 
 import numpy as np
 
-# Per view: unit vectors (RAS) from source to detector, along detector columns (left to right) and rows (top to bottom).
-# Displayed as they are read: cranial up; PA and AP with the patient's right on the image's left; a left lateral with
-# the patient's front on the image's left, a right lateral with it on the right.
-_VIEW_AXES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]] = {
-    "pa": ((0, 1, 0), (-1, 0, 0), (0, 0, -1)),
-    "ap": ((0, -1, 0), (-1, 0, 0), (0, 0, -1)),
-    "left_lateral": ((-1, 0, 0), (0, -1, 0), (0, 0, -1)),
-    "right_lateral": ((1, 0, 0), (0, 1, 0), (0, 0, -1)),
-}
-VIEWS = tuple(_VIEW_AXES)
-"""Names of the views a :class:`ConeBeam` knows."""
+from progressive_cascade.view_angles import VIEWS as VIEWS  # part of this module's names, too
+from progressive_cascade.view_angles import cos_sin_degrees, parse_views, view_axes
 
 VOLUME_SHAPE = (256, 256, 256)
 """Grid of the reconstructed CT."""
@@ -58,8 +52,11 @@ class ConeBeam:
         source_to_detector: distance from the source to the detector plane [mm].
         detector_shape: detector pixels (rows, columns).
         pixel_spacing: detector pixel pitch (row, column) [mm].
-        views: names out of :data:`VIEWS`.
+        views: names out of :data:`VIEWS` or C-arm angles such as ``lao30_cranial15`` (:func:`view_axes`).
         isocenter: the point of the patient's world (RAS) the central rays meet in [mm].
+        detector_offset: where the detector's centre lies relative to the foot of the central ray, along its own
+            (row, column) axes: positive is further down, further right in the image [mm].
+        detector_rotation: turn of the detector about the central ray, clockwise as seen in the image [degrees].
 
     Raises:
         ValueError: if a distance, shape, spacing or view is impossible.
@@ -79,6 +76,8 @@ class ConeBeam:
     pixel_spacing: tuple[float, float] = (0.84, 0.84)
     views: tuple[str, ...] = ("pa", "left_lateral")
     isocenter: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    detector_offset: tuple[float, float] = (0.0, 0.0)
+    detector_rotation: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("source_to_isocenter", "source_to_detector"):
@@ -89,12 +88,10 @@ class ConeBeam:
         object.__setattr__(self, "detector_shape", (int(rows_cols[0]), int(rows_cols[1])))
         object.__setattr__(self, "pixel_spacing", _parse_numbers("pixel_spacing", self.pixel_spacing, 2, positive=True))
         object.__setattr__(self, "isocenter", _parse_numbers("isocenter", self.isocenter, 3))
-        if isinstance(self.views, str) or not self.views:
-            raise TypeError(f"views must be a non-empty sequence of names out of {VIEWS}, got {self.views!r}")
-        object.__setattr__(self, "views", tuple(self.views))
-        unknown = [view for view in self.views if view not in _VIEW_AXES]
-        if unknown:
-            raise ValueError(f"views must be names out of {VIEWS}, got {unknown}")
+        object.__setattr__(self, "detector_offset", _parse_numbers("detector_offset", self.detector_offset, 2))
+        turn = _parse_numbers("detector_rotation", [self.detector_rotation], 1)[0]
+        object.__setattr__(self, "detector_rotation", turn)
+        object.__setattr__(self, "views", parse_views(self.views))
         if self.source_to_detector <= self.source_to_isocenter:
             raise ValueError(
                 "source_to_detector must exceed source_to_isocenter, "
@@ -134,27 +131,40 @@ class ConeBeam:
         """Size on the detector over size in the isocenter plane, ``source_to_detector / source_to_isocenter``."""
         return self.source_to_detector / self.source_to_isocenter
 
+    def poses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where source and detector of every view stand in the world.
+
+        Returns:
+            float64 arrays: sources (view, 3) and centres of the detectors (view, 3), RAS [mm]; rotations (view, 3, 3)
+            whose rows are the unit vectors along increasing columns, along increasing rows, from source to detector.
+        """
+        sources, centers, rotations = [], [], []
+        cos, sin = cos_sin_degrees(self.detector_rotation)
+        for view in self.views:
+            along, column, row = view_axes(view)
+            column, row = cos * column + sin * row, cos * row - sin * column
+            sources.append(np.array(self.isocenter) - along * self.source_to_isocenter)
+            foot = np.array(self.isocenter) + along * (self.source_to_detector - self.source_to_isocenter)
+            centers.append(foot + row * self.detector_offset[0] + column * self.detector_offset[1])
+            rotations.append(np.stack([column, row, along]))
+        return np.stack(sources), np.stack(centers), np.stack(rotations)
+
     def projection_matrices(self) -> np.ndarray:
         """World to pixel matrices: ``(column w, row w, w) = P (x, y, z, 1)``, w the depth from the source [mm].
 
         Returns:
             float64 array (view, 3, 4); x, y, z in RAS mm, pixel centres at integer columns and rows.
         """
-        rows, cols = self.detector_shape
+        (rows, cols), (row_pitch, col_pitch) = self.detector_shape, self.pixel_spacing
         intrinsic = np.array(
             [
-                [self.source_to_detector / self.pixel_spacing[1], 0.0, (cols - 1) / 2],
-                [0.0, self.source_to_detector / self.pixel_spacing[0], (rows - 1) / 2],
+                [self.source_to_detector / col_pitch, 0.0, (cols - 1) / 2 - self.detector_offset[1] / col_pitch],
+                [0.0, self.source_to_detector / row_pitch, (rows - 1) / 2 - self.detector_offset[0] / row_pitch],
                 [0.0, 0.0, 1.0],
             ]
         )
-        matrices = []
-        for view in self.views:
-            along, column, row = (np.array(axis, dtype=np.float64) for axis in _VIEW_AXES[view])
-            source = np.array(self.isocenter) - along * self.source_to_isocenter
-            rotation = np.stack([column, row, along])
-            matrices.append(intrinsic @ np.hstack([rotation, (-rotation @ source)[:, None]]))
-        return np.stack(matrices)
+        sources, _, rotations = self.poses()
+        return intrinsic @ np.concatenate([rotations, -rotations @ sources[..., None]], axis=-1)
 
     def detector_affine(self, view: int) -> np.ndarray:
         """Where a radiograph's pixels stand in the world, for its NIfTI header.
@@ -165,14 +175,14 @@ class ConeBeam:
         Returns:
             float64 array (4, 4) that maps (column, row, 0, 1) to RAS mm; the third axis is the right-handed normal.
         """
-        along, column, row = (np.array(axis, dtype=np.float64) for axis in _VIEW_AXES[self.views[view]])
+        _, centers, rotations = self.poses()
+        column, row, _ = rotations[view]
         rows, cols = self.detector_shape
         affine = np.eye(4)
         affine[:3, 0] = column * self.pixel_spacing[1]
         affine[:3, 1] = row * self.pixel_spacing[0]
         affine[:3, 2] = np.cross(column, row)
-        center = np.array(self.isocenter) + along * (self.source_to_detector - self.source_to_isocenter)
-        affine[:3, 3] = center - affine[:3, 0] * (cols - 1) / 2 - affine[:3, 1] * (rows - 1) / 2
+        affine[:3, 3] = centers[view] - affine[:3, 0] * (cols - 1) / 2 - affine[:3, 1] * (rows - 1) / 2
         return affine
 
     def to_dict(self) -> dict[str, Any]:

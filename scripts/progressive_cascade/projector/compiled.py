@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled backend for the CPU: tensors in and out, the work shared among as many threads as torch uses.
+
+A share is a part of what is written, never of what is read, so that results do not depend on the number of threads.
+No compiler is needed where this runs: numba brings its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from progressive_cascade.projector import kernels, kernels_rays
+from progressive_cascade.projector.plan import PixelLine, SlicePlan
+
+# Shares differ in load; more of them than threads even that out.
+_TASKS_PER_THREAD = 2
+
+
+def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
+    """Σ_k W_row(k) S_k W_col(k)ᵀ.
+
+    Args:
+        slices: (k, r, c), any strides.
+        plan: the view.
+        weights: ``joseph`` or ``distance``.
+
+    Returns:
+        (rows, cols) of the plan's detector.
+    """
+    volume, slow, fast, swapped = _by_memory(slices, plan)
+    slow_table, fast_table = _tables(slow, weights, volume.dtype), _tables(fast, weights, volume.dtype)
+    out = np.zeros((slow.count, fast.count), volume.dtype)
+    _share(lambda low, high: kernels.sum_slices(volume, *slow_table, *fast_table, out, low, high), slow.count)
+    return torch.from_numpy(out.T if swapped else out)
+
+
+def spread_slices(slices: Tensor, values: Tensor, plan: SlicePlan, weights: str) -> None:
+    """Add W_row(k)ᵀ values W_col(k) to every slice, in place.
+
+    Args:
+        slices: (k, r, c), any strides.
+        values: (rows, cols).
+        plan: the view.
+        weights: ``joseph`` or ``distance``.
+    """
+    if min(slices.stride()[1:]) > slices.stride(0):
+        copy = torch.zeros(slices.shape, dtype=slices.dtype)
+        spread_slices(copy, values, plan, weights)
+        slices += copy
+        return
+    volume, slow, fast, swapped = _by_memory(slices, plan)
+    slow_table, fast_table = _tables(slow, weights, volume.dtype), _tables(fast, weights, volume.dtype)
+    given = (values.t() if swapped else values).contiguous().numpy()
+    _share(lambda low, high: kernels.spread_slices(volume, *slow_table, *fast_table, given, low, high), slow.size)
+
+
+def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) -> Tensor:
+    """Read a virtual detector at the real one's pixels and weigh by the length of a ray per slice.
+
+    Args:
+        virtual: (virtual rows, virtual cols).
+        plan: the view.
+        detector_shape: (rows, cols).
+
+    Returns:
+        (rows, cols).
+    """
+    source = virtual.contiguous().numpy()
+    out = np.empty(detector_shape, source.dtype)
+    metric, normal, homography, box = _pose(plan)
+    if homography is None:
+        _share(lambda low, high: kernels.weigh(source, metric, normal, out, low, high), detector_shape[0])
+    else:
+        _share(
+            lambda low, high: kernels.resample(source, homography, metric, normal, box, out, low, high),
+            detector_shape[0],
+        )
+    return torch.from_numpy(out)
+
+
+def resample_transpose(values: Tensor, plan: SlicePlan) -> Tensor:
+    """The transpose of :func:`resample`.
+
+    Args:
+        values: (rows, cols).
+        plan: the view.
+
+    Returns:
+        (virtual rows, virtual cols).
+    """
+    given = values.contiguous().numpy()
+    metric, normal, homography, box = _pose(plan)
+    if homography is None:
+        out = np.empty(given.shape, given.dtype)
+        _share(lambda low, high: kernels.weigh(given, metric, normal, out, low, high), len(given))
+    else:
+        out = np.zeros((plan.row.count, plan.col.count), given.dtype)
+        _share(
+            lambda low, high: kernels.resample_transpose(given, homography, metric, normal, box, out, low, high),
+            len(out),
+        )
+    return torch.from_numpy(out)
+
+
+def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
+    """Bilinear samples of the slices summed along each ray; see :func:`.rays.trace` for the arguments.
+
+    Args:
+        volume: (x, y, z).
+        axis: (ray,).
+        lines: (ray, 4).
+        span: (ray, 2).
+
+    Returns:
+        (ray,).
+    """
+    flat = volume.contiguous()
+    out = np.zeros(len(axis), flat.numpy().dtype)
+    rays = _rays(axis, lines, span)
+    data, shape = flat.view(-1).numpy(), np.array(flat.shape)
+    _share(lambda low, high: kernels_rays.sum_rays(data, shape, *rays, out, low, high), len(out))
+    return torch.from_numpy(out)
+
+
+def spread_rays(values: Tensor, shape: tuple[int, int, int], axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
+    """The transpose of :func:`sum_rays`.
+
+    Args:
+        values: (ray,).
+        shape: voxels (x, y, z).
+        axis: (ray,).
+        lines: (ray, 4).
+        span: (ray, 2).
+
+    Returns:
+        (x, y, z).
+    """
+    given = values.contiguous().numpy()
+    out = np.zeros(int(np.prod(shape)), given.dtype)
+    rays, sizes = _rays(axis, lines, span), np.array(shape)
+    _share(lambda low, high: kernels_rays.spread_rays(out, sizes, *rays, given, low, high), shape[0])
+    return torch.from_numpy(out.reshape(shape))
+
+
+def differentiate_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
+    """Derivative of :func:`sum_rays` with respect to its lines.
+
+    Args:
+        volume: (x, y, z).
+        axis: (ray,).
+        lines: (ray, 4).
+        span: (ray, 2).
+
+    Returns:
+        (ray, 4), float64.
+    """
+    flat = volume.contiguous()
+    out = np.zeros((len(axis), 4))
+    rays = _rays(axis, lines, span)
+    data, shape = flat.view(-1).numpy(), np.array(flat.shape)
+    _share(lambda low, high: kernels_rays.differentiate_rays(data, shape, *rays, out, low, high), len(out))
+    return torch.from_numpy(out)
+
+
+def _share(work: Callable[[int, int], Any], count: int) -> None:
+    """Call ``work(low, high)`` on consecutive shares of ``range(count)``, on as many threads as torch may use."""
+    threads = torch.get_num_threads()
+    tasks = min(count, threads * _TASKS_PER_THREAD) if threads > 1 else 1
+    bounds = np.linspace(0, count, tasks + 1).astype(int).tolist()
+    if tasks == 1:
+        work(0, count)
+        return
+    # A pool of its own per call: a tenth of a millisecond, and safe in a process that forks later.
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, bounds[:-1], bounds[1:]):
+            pass
+
+
+def _by_memory(slices: Tensor, plan: SlicePlan) -> tuple[np.ndarray, PixelLine, PixelLine, bool]:
+    """The slices with their densest axis last, the slow and the fast line, and whether rows are the fast one."""
+    swapped = slices.stride(1) < slices.stride(2)
+    ordered = slices.transpose(1, 2) if swapped else slices
+    if ordered.stride(2) > ordered.stride(0):
+        ordered = ordered.contiguous()
+    slow, fast = (plan.col, plan.row) if swapped else (plan.row, plan.col)
+    return ordered.numpy(), slow, fast, swapped
+
+
+def _tables(line: PixelLine, weights: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Index and fraction (k, pixel) of a line."""
+    index = np.empty((len(line.scale), line.count), np.uint32)
+    fraction = np.empty(index.shape, dtype)
+    kernels.fill_tables(line.scale, line.offset, line.size, weights == "distance", index, fraction)
+    return index, fraction
+
+
+def _pose(plan: SlicePlan) -> tuple[np.ndarray, np.ndarray, Any, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Metric, normal, homography and the box (inverse, source, shape) of a view."""
+    inverse = np.ascontiguousarray(plan.inverse)
+    return plan.metric, inverse[plan.axes[0]], plan.homography, (inverse, plan.source, plan.shape)
+
+
+def _rays(axis: Tensor, lines: Tensor, span: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return axis.contiguous().numpy(), lines.detach().contiguous().numpy(), span.contiguous().numpy()
