@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.losses import CascadeLoss, Reprojection
+from progressive_cascade.physics import log_counts, noisy_counts
 from progressive_cascade.projector import parse_beam, project
+from progressive_cascade.simulation import jittered_beam
 
 _EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 
@@ -126,22 +128,16 @@ class SimulateBatch(PrepareBatch):
     def _jittered_matrices(self) -> np.ndarray:
         if self.distance_jitter == 0 and self.shift_jitter == 0:
             return self.beam.projection_matrices()
-        factors = 1 + self.random.uniform(-self.distance_jitter, self.distance_jitter, 2)
-        shift = self.random.uniform(-self.shift_jitter, self.shift_jitter, 3)
-        varied = {
-            **self.beam.to_dict(),
-            "source_to_isocenter": self.beam.source_to_isocenter * factors[0],
-            "source_to_detector": self.beam.source_to_detector * factors[1],
-            "isocenter": tuple(np.add(self.beam.isocenter, shift)),
-        }
-        return ConeBeam.from_dict(varied).projection_matrices()
+        beam = jittered_beam(
+            self.beam, self.random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter
+        )
+        return beam.projection_matrices()
 
     def _noisy(self, line_integrals: Tensor, photons: float) -> Tensor:
         generator = torch.Generator(device=line_integrals.device)
         generator.manual_seed(int(self.random.integers(2**62)))
-        counts = torch.poisson(photons * torch.exp(-line_integrals), generator=generator)
-        # A pixel that caught no photon reads as half a photon: the logarithm must stay finite.
-        return -torch.log(counts.clamp(min=0.5) / photons)
+        counts = noisy_counts(photons * torch.exp(-line_integrals), generator=generator)
+        return log_counts(counts, photons)
 
     def _decalibrate(self, image: Tensor) -> tuple[Tensor, Tensor]:
         lost = torch.as_tensor(self.random.random(len(image)) < self.uncalibrated, device=image.device)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
@@ -17,10 +18,15 @@ from progressive_cascade.cli.common import (
     select_device,
     versions,
 )
-from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs, write_xrays
+from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs
+from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure, write_xrays
+from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from progressive_cascade.physics import Exposure
     from progressive_cascade.reconstruction import Reconstruction
 
 _CHECK_SHAPE = (64, 64, 64)
@@ -155,6 +161,11 @@ def add_reconstruct(commands: Any) -> None:
     parser.add_argument("--lateral", type=Path, required=True, metavar="LAT", help="left lateral X-ray, NIfTI")
     parser.add_argument("--output", type=Path, required=True, metavar="CT", help="CT to write, .nii.gz")
     parser.add_argument("--geometry", type=Path, metavar="JSON", help="geometry of the X-rays (default: chest_stand)")
+    parser.add_argument(
+        "--spectrum",
+        metavar="S",
+        help="what the X-rays were taken with, 120kV or 70keV (default: exposure.json beside PA, else 70keV)",
+    )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
 
@@ -170,6 +181,8 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
     read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
     image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
+    if calibrated:
+        image = _at_one_energy(image, _choose_exposure(options))
     network = load_cascade(options.checkpoint, select_device(options.device))
     check_beam(network, beam, str(options.geometry or "the default geometry"))
     if not calibrated:
@@ -180,6 +193,32 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):
         print(path)
+
+
+def _choose_exposure(options: argparse.Namespace) -> Exposure:
+    """What the X-rays were taken with: as given, as `simulate` left it beside them, or 70 keV."""
+    from progressive_cascade.physics import Exposure
+
+    if options.spectrum is None:
+        beside = options.pa.parent / EXPOSURE_FILE
+        return read_exposure(beside) if beside.is_file() else Exposure()
+    try:
+        return Exposure(spectrum=options.spectrum)
+    except ValueError as error:
+        raise UserError(f"--spectrum: {error}") from error
+
+
+def _at_one_energy(image: np.ndarray, exposure: Exposure) -> np.ndarray:
+    """Line integrals of a whole spectrum, as if of water at the energy the network knows."""
+    import torch
+
+    from progressive_cascade.physics import water_equivalent
+
+    if exposure.is_monoenergetic and exposure.spectrum == f"{EFFECTIVE_ENERGY_KEV:g}keV":
+        return image
+    print(f"note: line integrals of {exposure.spectrum} are brought to {EFFECTIVE_ENERGY_KEV:g} keV as if behind water")
+    pixels = torch.from_numpy(image)
+    return water_equivalent(pixels, exposure.beam_spectrum, scintillator=exposure.scintillator).numpy()
 
 
 def write_reconstruction(
