@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from progressive_cascade import ConeBeam, backproject, line_integrals, volume_affine
-from progressive_cascade.projector import DRR, aligned_axes, project_aligned, transpose_aligned
+from progressive_cascade.projector import DRR, aligned_axes, backends, project_aligned, transpose_aligned
 
 from .ellipsoid import chords_of_ellipsoid, voxelize_ellipsoid
 
@@ -195,3 +195,14 @@ def test_aligned_programs_agree_with_the_operator():
     assert aligned_axes(ConeBeam()) == [1, 2, 0, 0, 2, 1]
     with pytest.raises(ValueError, match="got 'lao30'"):
         aligned_axes(ConeBeam(views=("lao30",)))
+
+
+def test_without_numba_torch_projects_and_numba_is_named(monkeypatch):
+    """Where numba is missing the same call goes on in torch; asked for by name, the error says what to install."""
+    generator = torch.Generator().manual_seed(8)
+    x, affine = torch.rand(1, 1, 8, 8, 8, generator=generator), volume_affine((8, 8, 8), 4.0)
+    expected = line_integrals(x, SMALL, affine=affine, backend="torch")
+    monkeypatch.setattr(backends, "_compiled", lambda: None)
+    assert torch.equal(line_integrals(x, SMALL, affine=affine), expected)
+    with pytest.raises(ValueError, match="pip install numba"):
+        line_integrals(x, SMALL, affine=affine, backend="numba")
