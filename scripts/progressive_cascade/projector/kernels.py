@@ -5,9 +5,9 @@ Each kernel does the share ``low`` to ``high`` of the work, so that the calling 
 Loops are written so that LLVM vectorises them: what a gather reads is copied into a small local array first, which LLVM
 can prove free of aliases.
 
-Positions between voxels come as tables per slice and pixel: ``index`` counts from 1 in a line padded by a zero on
-either side, and a pixel takes ``1 - fraction`` of that entry and ``fraction`` of the next one. ``size + 1`` marks a
-pixel outside.
+A pixel's place on a slice is an ``index`` and a ``fraction``: the index counts from 1 in a line of voxels padded by a
+zero on either side, and the pixel takes ``1 - fraction`` of that entry and ``fraction`` of the next one. ``size + 1``
+marks a pixel outside.
 """
 
 from __future__ import annotations
@@ -36,45 +36,31 @@ def jit_kernel(function: Callable) -> Any:
 
 
 @jit_kernel
-def fill_tables(scale, offset, size, distance_driven, index, fraction):
-    """Index and fraction of every pixel on every slice; a footprint is at most one voxel wide if distance-driven."""
-    count = index.shape[1]
-    for k in range(len(scale)):
-        footprint = abs(scale[k])
-        for i in range(count):
-            at = scale[k] * i + offset[k]
-            if distance_driven:
-                # The footprint, at most one voxel wide, covers the voxel that holds its lower end and perhaps the next.
-                low = at - 0.5 * footprint
-                below = np.floor(low + 0.5)
-                part = min(max((low + footprint - below - 0.5) / footprint, 0.0), 1.0)
-            else:
-                below = np.floor(at)
-                part = at - below
-            if -1.0 <= below < size:
-                index[k, i] = np.uint32(below + 1.0)
-                fraction[k, i] = part
-            else:
-                index[k, i] = np.uint32(size + 1)
-                fraction[k, i] = 0.0
+def sum_slices(volume, slow, fast, distance_driven, out, low, high):
+    """Per slice: interpolate along the fast axis into lines of pixels, then along the slow axis into the image.
 
-
-@jit_kernel
-def sum_slices(volume, slow_index, slow_fraction, fast_index, fast_fraction, out, low, high):
-    """Per slice: interpolate along the fast axis into lines of pixels, then along the slow axis into the image."""
+    ``slow`` and ``fast`` are scale and offset per slice, of the detector's axis that meets the volume's second axis and
+    of the one that meets its last.
+    """
     slices, rows, size = volume.shape
-    count = fast_index.shape[1]
+    count = out.shape[1]
+    slow_index = np.zeros(high - low, np.uint32)
+    slow_fraction = np.zeros(high - low, volume.dtype)
+    fast_index = np.zeros(count, np.uint32)
+    fast_fraction = np.zeros(count, volume.dtype)
     stretched = np.zeros((rows + 3, count), volume.dtype)
     line = np.zeros(size + 3, volume.dtype)
     pixels = np.zeros(count, volume.dtype)
     for k in range(slices):
-        left, right = _lit(fast_index[k], size)
-        index = fast_index[k, left:right]
-        fraction = fast_fraction[k, left:right]
+        _place(slow[0][k], slow[1][k] + slow[0][k] * low, rows, distance_driven, slow_index, slow_fraction)
+        _place(fast[0][k], fast[1][k], size, distance_driven, fast_index, fast_fraction)
+        left, right = _lit(fast_index, size)
+        index = fast_index[left:right]
+        fraction = fast_fraction[left:right]
         first = rows + 1
         last = 0
-        for i in range(low, high):
-            j = slow_index[k, i]
+        for i in range(high - low):
+            j = slow_index[i]
             if j <= rows:
                 first = min(first, j)
                 last = max(last, j + 1)
@@ -89,37 +75,44 @@ def sum_slices(volume, slow_index, slow_fraction, fast_index, fast_fraction, out
             row = stretched[j, left:right]
             for p in range(right - left):
                 row[p] = pixels[p]
-        for i in range(low, high):
-            j = slow_index[k, i]
+        for i in range(high - low):
+            j = slow_index[i]
             if j > rows:
                 continue
-            upper = slow_fraction[k, i]
+            upper = slow_fraction[i]
             lower = 1 - upper
             below = stretched[j, left:right]
             above = stretched[j + 1, left:right]
-            row = out[i, left:right]
+            row = out[low + i, left:right]
             for p in range(right - left):
                 row[p] += lower * below[p] + upper * above[p]
 
 
 @jit_kernel
-def spread_slices(volume, slow_index, slow_fraction, fast_index, fast_fraction, values, low, high):
+def spread_slices(volume, slow, fast, distance_driven, values, low, high):
     """The transpose of :func:`sum_slices`: smear the image over lines of pixels, then gather these into voxels."""
     slices, rows, size = volume.shape
-    count = fast_index.shape[1]
-    taps = _count_taps(fast_index, size)
+    count = values.shape[1]
+    # A voxel takes from the pixels less than a voxel away (Joseph's), or as far as footprint and voxel overlap.
+    most = min(count, int(2.0 / np.abs(fast[0]).min()) + 3)
+    slow_index = np.zeros(len(values), np.uint32)
+    slow_fraction = np.zeros(len(values), volume.dtype)
+    fast_index = np.zeros(count, np.uint32)
+    fast_fraction = np.zeros(count, volume.dtype)
     smeared = np.zeros((high - low, count), volume.dtype)
     start = np.zeros(size, np.uint32)
-    weight = np.zeros((taps, size), volume.dtype)
-    padded = np.zeros(count + taps, volume.dtype)
+    weight = np.zeros((most, size), volume.dtype)
+    padded = np.zeros(count + most, volume.dtype)
     line = np.zeros(size, volume.dtype)
     reading = np.zeros(size, volume.dtype)
     for k in range(slices):
-        left, right = _lit(fast_index[k], size)
+        _place(slow[0][k], slow[1][k], rows, distance_driven, slow_index, slow_fraction)
+        _place(fast[0][k], fast[1][k], size, distance_driven, fast_index, fast_fraction)
+        left, right = _lit(fast_index, size)
         smeared[:] = 0
-        for i in range(values.shape[0]):
-            j = np.int64(slow_index[k, i]) - 1
-            upper = slow_fraction[k, i]
+        for i in range(len(values)):
+            j = np.int64(slow_index[i]) - 1
+            upper = slow_fraction[i]
             given = values[i, left:right]
             if low <= j < high:
                 lower = 1 - upper
@@ -130,7 +123,7 @@ def spread_slices(volume, slow_index, slow_fraction, fast_index, fast_fraction, 
                 row = smeared[j + 1 - low, left:right]
                 for p in range(right - left):
                     row[p] += upper * given[p]
-        _fill_taps(fast_index[k], fast_fraction[k], start, weight)
+        taps = _fill_taps(fast_index, fast_fraction, start, weight)
         for j in range(low, high):
             row = smeared[j - low]
             for p in range(count):
@@ -149,6 +142,28 @@ def spread_slices(volume, slow_index, slow_fraction, fast_index, fast_fraction, 
 
 
 @jit_kernel
+def _place(scale, offset, size, distance_driven, index, fraction):
+    """Index and fraction of every pixel on a slice."""
+    footprint = abs(scale)
+    for i in range(len(index)):
+        at = scale * i + offset
+        if distance_driven:
+            # The footprint, at most one voxel wide, covers the voxel that holds its lower end and perhaps the next.
+            low = at - 0.5 * footprint
+            below = np.floor(low + 0.5)
+            part = min(max((low + footprint - below - 0.5) / footprint, 0.0), 1.0)
+        else:
+            below = np.floor(at)
+            part = at - below
+        if -1.0 <= below < size:
+            index[i] = np.uint32(below + 1.0)
+            fraction[i] = part
+        else:
+            index[i] = np.uint32(size + 1)
+            fraction[i] = 0.0
+
+
+@jit_kernel
 def _lit(index, size):
     """The first pixel that meets the slice and the one behind the last; they are consecutive."""
     left = 0
@@ -161,21 +176,8 @@ def _lit(index, size):
 
 
 @jit_kernel
-def _count_taps(index, size):
-    most = 1
-    count = np.zeros(size + 3, np.int64)
-    for k in range(index.shape[0]):
-        count[:] = 0
-        for p in range(index.shape[1]):
-            count[index[k, p]] += 1
-            count[index[k, p] + 1] += 1
-        for z in range(1, size + 1):
-            most = max(most, count[z])
-    return most
-
-
-@jit_kernel
 def _fill_taps(index, fraction, start, weight):
+    """For every voxel the first pixel that touches it, and the weights of this and the next ones; how many at most."""
     size = len(start)
     count = np.zeros(size, np.int64)
     start[:] = 0
@@ -189,6 +191,7 @@ def _fill_taps(index, fraction, start, weight):
                     start[z] = p
                 weight[p - np.int64(start[z]), z] = fraction[p] if d else 1 - fraction[p]
                 count[z] += 1
+    return count.max()
 
 
 @jit_kernel
