@@ -5,16 +5,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What `make demo` writes.
 OUTPUT ?= demo
+# What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
+PHANTOMS ?= 50
+DATASET ?=
+# Hours of measurement, each with a target of its own below.
+LONG := benchmarks/robustness.py benchmarks/results_evaluation.py benchmarks/results_tables.py
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench results tables robustness clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    an unseen phantom patient: two X-rays, a CT reconstructed from them, pictures, in ./$(OUTPUT)"
-	@echo "make test    ruff, pyright and pytest"
-	@echo "make lint    ruff and pyright alone"
-	@echo "make bench   the benchmarks: tables on the screen, JSON in benchmarks/results"
-	@echo "make clean   remove .venv, caches and build products"
+	@echo "make demo        an unseen phantom patient: two X-rays, a CT reconstructed from them, pictures, in ./$(OUTPUT)"
+	@echo "make test        ruff, pyright and pytest"
+	@echo "make lint        ruff and pyright alone"
+	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
+	@echo "make results     evaluate the weights (hours, resumable; DATASET=folder adds its test patients), then \`make tables\`"
+	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
+	@echo "make robustness  what wrong angles, distances, noise and intensities cost (hours, resumable; DATASET=folder)"
+	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
 	$(BIN)/progressive-cascade demo --output $(OUTPUT)
@@ -28,7 +36,17 @@ lint: .venv/.installed-test
 	$(BIN)/pyright
 
 bench: .venv/.installed-bench
-	@set -e; for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in $(filter-out $(LONG),$(wildcard benchmarks/[!_]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+results: .venv/.installed
+	$(BIN)/python benchmarks/results_evaluation.py --phantoms $(PHANTOMS) $(if $(DATASET),--dataset '$(DATASET)')
+	$(BIN)/python benchmarks/results_tables.py
+
+tables: .venv/.installed
+	$(BIN)/python benchmarks/results_tables.py
+
+robustness: .venv/.installed
+	$(BIN)/python benchmarks/robustness.py $(if $(DATASET),--dataset '$(DATASET)')
 
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache

@@ -18,10 +18,10 @@ from progressive_cascade.cli import build_parser, main
 from progressive_cascade.cli.common import check_output_folder, describe_error, did_you_mean, select_device
 from progressive_cascade.cli.training import check_key, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
-from progressive_cascade.evaluation import summarize
 from progressive_cascade.io import finite, read_json, save_json, save_nifti
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.reconstruction import Reconstruction
+from progressive_cascade.scores import summarize
 
 COMMANDS = ("check", "demo", "phantom", "simulate", "reconstruct", "prepare", "train", "evaluate")
 
@@ -340,8 +340,11 @@ def test_did_you_mean_is_silent_without_a_clue() -> None:
 
 def test_summary_leaves_out_what_is_not_finite() -> None:
     """Means are over finite scores, and JSON gets null instead of infinity."""
-    cases = [{"scores": {"cascade": {"native_psnr": value}}} for value in (20.0, 22.0, float("inf"))]
-    assert summarize(cases)["cascade"]["native_psnr"] == {"mean": 21.0, "std": 1.0}
+    cases = [
+        {"case": str(value), "scores": {"cascade": {"native_psnr": value}}} for value in (20.0, 22.0, float("inf"))
+    ]
+    summary = summarize(cases)["cascade"]["native_psnr"]
+    assert (summary["mean"], summary["std"], summary["num_patients"]) == (21.0, 1.0, 2)
     assert json.dumps(finite({"a": [float("nan"), 1.0]}), allow_nan=False) == '{"a": [null, 1.0]}'
 
 
@@ -371,8 +374,8 @@ def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: py
     """A CT that was not prepared for the cascade's grid is named."""
     for name in ("ct", "valid"):
         save_nifti(np.ones((16, 16, 16), np.int16), volume_affine((16, 16, 16), 22.4), tmp_path / name / "a.nii.gz")
-    case = {"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": "a"}
-    save_json({"training": [], "validation": [], "test": [case]}, tmp_path / "datalist.json")
+    test, training = ({"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": name} for name in "ab")
+    save_json({"training": [training], "validation": [], "test": [test]}, tmp_path / "datalist.json")
     assert main(["evaluate", "--dataset", str(tmp_path), "--no-baselines", "--output", str(tmp_path / "out")]) == 2
     assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err
 

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from progressive_cascade.diagrams import Curve, Diagram
 from progressive_cascade.drawing import central_planes, film_values
-from progressive_cascade.report import comparison_figure, hero_figure, radiographs_figure, volume_figure
+from progressive_cascade.report import (
+    comparison_figure,
+    curves_figure,
+    hero_figure,
+    radiographs_figure,
+    volume_figure,
+)
 
 SHAPE = (24, 20, 16)
 
@@ -126,3 +133,24 @@ def test_comparison_figure_refuses_other_shapes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="volumes must hold"):
         hero_figure(image, {}, path)
     assert not path.exists()
+
+
+def _diagram(*, log_x: bool = False) -> Diagram:
+    curves = [Curve(name, [1.0, 10.0], [20.0, 22.0 + k], [19.0, 21.0], [21.0, 25.0]) for k, name in enumerate("ab")]
+    return Diagram("noise", "photons", "PSNR [dB]", curves, log_x=log_x)
+
+
+def test_curves_figure_has_a_diagram_per_cell(tmp_path: Path) -> None:
+    """More columns make the picture wider, more rows taller."""
+    curves_figure([[_diagram()]], tmp_path / "one.png")
+    curves_figure([[_diagram(), _diagram(log_x=True)]] * 2, tmp_path / "four.png", title="native")
+    one, four = (imread(tmp_path / name).shape for name in ("one.png", "four.png"))
+    assert four[1] == 2 * one[1] and four[0] > 1.5 * one[0]
+
+
+def test_curves_figure_refuses_ragged_rows(tmp_path: Path) -> None:
+    """A table has as many diagrams in each row."""
+    for rows in ([], [[]], [[_diagram()], []]):
+        with pytest.raises(ValueError, match="rows must hold the same number of diagrams"):
+            curves_figure(rows, tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())

@@ -31,19 +31,22 @@ VIEW_NAMES = ("PA", "left lateral")
 """The two views as they are titled."""
 TEXT = "#dfe2e6"
 """Colour of titles."""
+FAINT = "#9aa1ab"
+"""Colour of axes."""
+BACKGROUND = "#0c0d10"
+"""Colour behind everything."""
+DPI = 160
+"""Resolution of all pictures [dots per inch]."""
 
 _VIEW_SIDES = (("R", "L"), ("A", "P"))
-_BACKGROUND = "#0c0d10"
-_FAINT = "#9aa1ab"
 # Blue below, black at zero, amber above: zero vanishes into the background and only errors shine.
-_DIVERGING = ("#9be1ff", "#2f8fd0", "#123a5c", _BACKGROUND, "#6b2f0c", "#e07b1f", "#ffe0a3")
+_DIVERGING = ("#9be1ff", "#2f8fd0", "#123a5c", BACKGROUND, "#6b2f0c", "#e07b1f", "#ffe0a3")
 _SCALE_BAR_MM = 50.0
 # Width of the Gaussian as a fraction of the image, and gain; chosen by eye on simulated chests.
 _FILM_BANDS = ((0.03, 0.8), (0.08, 0.4))
 _FILM_GAMMA = 1.2
 _INCHES_PER_MM = 1 / 130.0
 _GAP_INCHES = 0.04
-_DPI = 160
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def mosaic(
     gaps = _GAP_INCHES * (len(widths) + 1), _GAP_INCHES * (len(heights) - 1)
     width = sum(widths) * scale + gaps[0]
     height = sum(heights) * scale + gaps[1] + top + bottom
-    figure = Figure(figsize=(width, height), facecolor=_BACKGROUND, dpi=_DPI)
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND, dpi=DPI)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(heights),
@@ -217,14 +220,14 @@ def color_bar(figure: Figure, drawn: AxesImage, *, first: SubplotSpec, last: Sub
     axes = figure.add_axes((middle - width / 2, 0.36 * inch, width, 0.08 * inch))
     bar = figure.colorbar(drawn, cax=axes, orientation="horizontal", extend="both")
     bar.outline.set_visible(False)  # type: ignore[operator]
-    axes.tick_params(labelsize=7, colors=_FAINT, length=2, pad=2)
-    axes.set_xlabel(label, fontsize=7.5, color=_FAINT, labelpad=1)
+    axes.tick_params(labelsize=7, colors=FAINT, length=2, pad=2)
+    axes.set_xlabel(label, fontsize=7.5, color=FAINT, labelpad=1)
 
 
 def save_figure(figure: Figure, path: str | PathLike[str]) -> None:
     """Writes the figure as PNG, whole or not at all."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=_BACKGROUND)
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
 
 
 def _undress(axes: Axes, sides: tuple[str, str]) -> None:
@@ -239,4 +242,4 @@ def _outline(artist: Artist) -> None:
     """Sets light strokes off from bright anatomy."""
     from matplotlib.patheffects import withStroke
 
-    artist.set_path_effects([withStroke(linewidth=2.0, foreground=_BACKGROUND, alpha=0.75)])
+    artist.set_path_effects([withStroke(linewidth=2.0, foreground=BACKGROUND, alpha=0.75)])

@@ -12,6 +12,7 @@ from os import PathLike
 
 import numpy as np
 
+from progressive_cascade.diagrams import Diagram, blank_figure, draw_diagram
 from progressive_cascade.drawing import (
     TEXT,
     VIEW_NAMES,
@@ -205,6 +206,28 @@ def hero_figure(
                 heading(axes, plane.name)
             if column == 0:
                 caption(axes, name)
+    save_figure(figure, path)
+
+
+def curves_figure(rows: Sequence[Sequence[Diagram]], path: str | PathLike[str], *, title: str = "") -> None:
+    """Draws a table of diagrams: what changes goes along the columns, what is measured down the rows.
+
+    Args:
+        rows: diagrams, as many in each row.
+        path: PNG file; written whole or not at all.
+        title: one line above.
+
+    Raises:
+        ValueError: where there is no diagram, or the rows differ in length.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(f"rows must hold the same number of diagrams, at least one, got {[len(row) for row in rows]}")
+    figure, panels = blank_figure(len(rows), len(rows[0]))
+    for axes_row, row in zip(panels, rows, strict=True):
+        for axes, diagram in zip(axes_row, row, strict=True):
+            draw_diagram(axes, diagram)
+    figure.suptitle(title, fontsize=10, color=TEXT, x=0.01, ha="left")
     save_figure(figure, path)
 
 

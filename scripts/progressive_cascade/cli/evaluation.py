@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,27 +22,13 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from progressive_cascade.cases import Case
     from progressive_cascade.evaluation import EvaluationReport
     from progressive_cascade.networks import ProgressiveCascade
 
-
-@dataclass(frozen=True)
-class Case:
-    """One patient to reconstruct and to compare with.
-
-    Args:
-        name: of the case, in file names.
-        hu: the CT (x, y, z) [HU].
-        affine: 4x4, voxel index to RAS mm.
-        valid: 1 where the scanner measured, None for everywhere.
-    """
-
-    name: str
-    hu: np.ndarray
-    affine: np.ndarray
-    valid: np.ndarray | None
+PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
+"""What `--protocol` takes: the names of :data:`progressive_cascade.metrics.PROTOCOLS`, which needs torch."""
+_MEAN_PHANTOMS = 40
 
 
 def add_evaluate(commands: Any) -> None:
@@ -55,8 +40,10 @@ def add_evaluate(commands: Any) -> None:
 
     DIR receives
 
-      evaluation_metrics.json    per case and summary; each score is named after its protocol (PSNR in dB, MAE in HU);
-                                 beside the cascade: mean training CT, back-projection, least squares
+      evaluation_metrics.json    per case and summary with 95 % intervals over patients; each score is named after its
+                                 protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
+                                 cascade: mean training CT, back-projection, least squares
+      evaluation_cases.csv       the same scores, a row for each case and method
       comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
       CASE.nii.gz                with --save-nifti: the reconstruction [HU]
 
@@ -86,7 +73,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--protocol",
         nargs="+",
-        choices=("native", "x2ct", "perx2ct", "xmed"),
+        choices=PROTOCOL_NAMES,
         default=["native"],
         metavar="NAME",
         help="native x2ct perx2ct xmed (default: native)",
@@ -103,8 +90,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluates case after case, then writes the table."""
     from tqdm import tqdm
 
-    from progressive_cascade.data import training_items
-    from progressive_cascade.evaluation import METRICS_FILE, EvaluationReport, mean_volume
+    from progressive_cascade.baselines import training_mean
+    from progressive_cascade.cases import load_case
+    from progressive_cascade.evaluation import EvaluationReport
     from progressive_cascade.reconstruction import check_beam, default_checkpoint, file_hash, load_cascade
 
     check_output_folder(options.output)
@@ -114,8 +102,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
     check_beam(network, beam, f"--preset {options.preset}")
     weights = options.checkpoint or default_checkpoint()
     mean = None
-    if options.dataset is not None and options.baselines:
-        mean = mean_volume(training_items(options.dataset, "training"))
+    if options.baselines:
+        num_phantoms = _MEAN_PHANTOMS if options.phantoms else 0
+        mean = training_mean(options.dataset, section=options.section, num_phantoms=num_phantoms)
     report = EvaluationReport(
         options.output,
         geometry=beam,
@@ -125,6 +114,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         mean=mean,
         description={
             "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
+            "section": options.section,
             "geometry": beam.to_dict(),
             "versions": versions(),
         },
@@ -132,11 +122,33 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for item in tqdm(items, desc="evaluate", unit=" case", delay=0.5):
         evaluate_case(load_case(item), network, beam, report)
     report.write()
-    for method, scores in report.summary().items():
-        print(method)
-        for name, values in scores.items():
-            print(f"  {name:32s}{values['mean']:10.4f} ± {values['std']:.4f}")
-    print(f"{len(report.cases)} cases: {options.output / METRICS_FILE}")
+    for line in describe_summary(report.summary(), report.protocols):
+        print(line)
+    print(f"{len(report.cases)} cases: {report.path}")
+
+
+def describe_summary(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], protocols: list[str]) -> list[str]:
+    """The headline scores of every method as lines: mean, standard deviation, interval.
+
+    Args:
+        summary: of :meth:`progressive_cascade.evaluation.EvaluationReport.summary`.
+        protocols: whose scores.
+
+    Returns:
+        The lines; scores without a finite value are left out.
+    """
+    from progressive_cascade.metrics import HEADLINES
+
+    names = [f"{protocol}_{score}" for protocol in protocols for score in HEADLINES[protocol]]
+    lines = []
+    for method, scores in summary.items():
+        lines.append(method)
+        for name in (*names, "reprojection_psnr_db"):
+            if name in scores:
+                mean, std, interval = (scores[name][key] for key in ("mean", "std", "ci95"))
+                ends = f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+                lines.append(f"  {name:32s}{mean:10.4f} ± {std:.4f}{ends}")
+    return lines
 
 
 def select_items(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -145,29 +157,16 @@ def select_items(options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         UserError: where nothing is asked for, or the index is out of range.
     """
-    from progressive_cascade.data import training_items
+    from progressive_cascade.cases import evaluation_items
 
     if options.dataset is None and options.phantoms == 0:
         raise UserError("evaluate needs --dataset DATASET or --phantoms N")
-    items = training_items(options.dataset, options.section, num_phantoms=options.phantoms)
+    items = evaluation_items(options.dataset, options.section, num_phantoms=options.phantoms)
     if options.sample_idx is not None:
         if options.sample_idx >= len(items):
             raise UserError(f"--sample-idx must be below the number of cases, {len(items)}, got {options.sample_idx}")
         return [items[options.sample_idx]]
     return items[: options.num_samples]
-
-
-def load_case(item: Mapping[str, Any]) -> Case:
-    """Reads the CT of an item, or generates the phantom."""
-    from progressive_cascade.io import read_nifti
-    from progressive_cascade.phantom import generate_phantom
-
-    if "seed" in item:
-        phantom = generate_phantom(item["seed"])
-        return Case(f"phantom_{item['seed']}", phantom.hu, phantom.affine, None)
-    hu, affine = read_nifti(item["label"])
-    valid, _ = read_nifti(item["valid"])
-    return Case(item["case"], hu, affine, valid)
 
 
 def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, report: EvaluationReport) -> None:
@@ -190,4 +189,4 @@ def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, repor
             f"case {case.name} must lie on the cascade's grid {result.hu.shape}, got {case.hu.shape}: prepare it"
         )
     given = torch.from_numpy(image)[None]
-    report.score_case(case.name, result.hu, case.hu, valid=case.valid, image=given, affine=result.affine)
+    report.score_case(case, {"cascade": result.hu}, image=given)
