@@ -226,6 +226,7 @@ def test_a_pair_of_files_is_the_networks_image(radiographs: torch.Tensor, tmp_pa
         (lambda p: (p[0], torch.stack([p[1], p[1]])), "lateral must have 512 rows"),
         (lambda p: (p[0], torch.where(p[1] > 3, torch.nan, p[1])), "lateral must hold finite numbers"),
         (lambda p: (torch.ones_like(p[0]), p[1]), "constant value 1"),
+        (lambda p: (p[0], 0.01 * torch.sin(p[1])), "lateral must show a patient, got nothing but values below 0.2"),
     ],
 )
 def test_an_unusable_pair_is_one_clear_error(radiographs: torch.Tensor, change, message: str) -> None:

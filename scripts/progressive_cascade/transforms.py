@@ -33,6 +33,8 @@ __all__ = [
 
 # Line integrals of a patient stay well below this; a display intensity of 8 to 16 bits does not.
 _LARGEST_LINE_INTEGRAL = 30.0
+# A radiograph without a patient holds noise about 0; 10 mm of water cast 0.2.
+_EMPTY_LINE_INTEGRAL = 0.2
 
 
 class LoadCased(Transform):
@@ -112,8 +114,8 @@ class LoadRadiographPaird(MapTransform):
 
     Raises:
         FileNotFoundError: where a radiograph does not exist.
-        UserError: where a file is damaged, has another shape, NaN, infinity or one constant value, or the two
-            radiographs are the same image or look swapped.
+        UserError: where a file is damaged, has another shape, NaN, infinity, one constant value or no patient, or the
+            two radiographs are the same image or look swapped.
     """
 
     def __init__(
@@ -157,6 +159,8 @@ class LoadRadiographPaird(MapTransform):
             raise UserError(f"{origin} must hold finite numbers, got NaN or infinity")
         if array.min() == array.max():
             raise UserError(f"{origin} must show a patient, got the constant value {float(array.min()):g}")
+        if -1.0 < array.min() and float(np.percentile(array, 99)) < _EMPTY_LINE_INTEGRAL:
+            raise UserError(f"{origin} must show a patient, got nothing but values below {_EMPTY_LINE_INTEGRAL:g}")
         return np.ascontiguousarray(array.T, dtype=np.float32)
 
 
