@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import monai
@@ -14,6 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import run
 
 from progressive_cascade import __version__
+from progressive_cascade.errors import UserError
+from progressive_cascade.export.configs import read_configs, to_text
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CONFIGS = BUNDLE / "configs"
@@ -118,12 +121,63 @@ def test_best_checkpoint_is_named_after_its_stage():
     assert len(set(validates)) == 1
 
 
-@pytest.mark.parametrize("name", WORKFLOWS + OVERLAYS)
+@pytest.mark.parametrize("name", (*WORKFLOWS, *OVERLAYS, "metadata"))
 def test_configs_are_formatted_and_hold_no_absolute_path(name):
     """Indented by 4, keys in their own order, nothing of one machine."""
     text = (CONFIGS / f"{name}.json").read_text(encoding="utf-8")
     assert text == json.dumps(json.loads(text), indent=4, ensure_ascii=False) + "\n"
     assert '"/' not in text
+
+
+def _resolved(root: Path, files: list[str], monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What MONAI makes of config files, from inside the bundle's folder."""
+    monkeypatch.chdir(root)
+    parser = ConfigParser()
+    parser.read_config([f"configs/{file}" for file in files])
+    parser.resolve_macro_and_relative_ids()
+    # MONAI reads # and :: as the same separator, and writes :: everywhere but inside a macro's content.
+    return json.loads(json.dumps(parser.get()).replace("#", "::"))
+
+
+def test_macro_and_overlay_mean_the_same_after_export(monkeypatch, tmp_path):
+    """A stage that copies blocks from another file stands alone when it is exported, and takes the same overlays."""
+    source, exported = tmp_path / "source", tmp_path / "exported"
+    shutil.copytree(CONFIGS, source / "configs")
+    second = _load("stage2")
+    second["train"]["handlers"] = "%configs/stage1.json::train::handlers"
+    second["validate"]["dataset"] = "%configs/stage1.json#validate#dataset"
+    (source / "configs" / "stage2.json").write_text(to_text(second), encoding="utf-8")
+    for name, config in read_configs(source).items():
+        path = exported / "configs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_text(config), encoding="utf-8")
+    assert "%" not in (exported / "configs" / "stage2.json").read_text(encoding="utf-8")
+    for overlays in ([], ["presets/fast.json"], ["multi_gpu.json", "presets/low_memory.json"]):
+        files = ["stage2.json", *overlays]
+        assert _resolved(source, files, monkeypatch) == _resolved(exported, files, monkeypatch)
+        assert _resolved(exported, files, monkeypatch) == _resolved(BUNDLE, files, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1, "a": 2}', "must hold every key once, got a twice"),
+        ('{"a": {"b": 1, "b": 2}}', "must hold every key once, got b twice"),
+        ('{"a": "/home/somebody/data"}', "must hold no absolute path"),
+        ('{"a": "C:\\\\data"}', "must hold no absolute path"),
+        ('{"a": "%configs/none.json::a"}', "none.json must exist"),
+        ('{"a": "%configs/train.json::nothing"}', "must name something that exists"),
+        ('{"a": "%b", "b": "%c", "c": 1}', "a macro must not lead to another macro"),
+        ("[1]", "must hold a JSON object"),
+        ("{", "must be JSON"),
+    ],
+)
+def test_a_config_nobody_else_could_use_is_refused(tmp_path, text, words):
+    """Before it is exported, with its name."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    (tmp_path / "configs" / "odd.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        read_configs(tmp_path)
 
 
 def test_metadata_version_is_the_packages():
@@ -146,7 +200,7 @@ def test_workflows_have_the_properties_monai_asks_for(name, kind, monkeypatch, t
     overrides = (
         {**tiny_infer, "dataset_dir": str(tmp_path)}
         if kind == "infer"
-        else {**TINY, "cache_dir": str(tmp_path), "log_dir": str(tmp_path), "predecessor": None, "window": None}
+        else {**TINY, "cache_dir": str(tmp_path), "log_dir": str(tmp_path), "window": None}
     )
     workflow = ConfigWorkflow(
         config_file=str(CONFIGS / f"{name}.json"),

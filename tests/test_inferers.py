@@ -67,3 +67,16 @@ def test_bad_arguments_are_named(arguments, words):
     """Each refused with the condition and the value."""
     with pytest.raises(ValueError, match=words):
         CascadeInferer(**arguments)
+
+
+def test_a_portable_inferer_does_without_compiled_kernels(monkeypatch, network):
+    """Every projection of a portable reconstruction is torch's; otherwise the compiled kernels are used."""
+    from progressive_cascade.projector import backends
+
+    asked = []
+    monkeypatch.setattr(backends, "_compiled", lambda: asked.append(1))
+    with torch.no_grad():
+        portable = CascadeInferer(None, portable=True)(_image(), network)
+        assert not asked
+        torch.testing.assert_close(CascadeInferer(None)(_image(), network), portable)
+    assert asked

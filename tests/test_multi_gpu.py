@@ -30,7 +30,8 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     files = "['configs/stage1.json','configs/multi_gpu.json']"
     command = [*launcher, "-m", "monai.bundle", "run", "training", "--config_file", files, *overrides]
     environment = {**os.environ, "PYTHONPATH": str(BUNDLE.parent / "scripts"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONFAULTHANDLER"] = "1"
     done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr}"
     state = torch.load(tmp_path / "models" / "stage1_best.pt", weights_only=True)
     assert "coarse.out.weight" in state

@@ -89,6 +89,21 @@ class HalfPrecisionState:
         getattr(self.network, "module", self.network).load_state_dict(state)
 
 
+def load_checkpoint(network: ProgressiveCascade, path: str | Path) -> None:
+    """Fill a cascade from a checkpoint of exactly its architecture and stage.
+
+    Args:
+        network: the cascade.
+        path: bare state dict.
+
+    Raises:
+        UserError: if the file is missing, no checkpoint, or of another architecture or stage.
+    """
+    state = read_state(path)
+    check_architecture(network, state, path)
+    network.load_state_dict(state)
+
+
 def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
     """Start a stage from the checkpoint of the one before.
 
@@ -108,16 +123,8 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
             f"train stage {network.stage - 1} first"
         )
     state = read_state(path)
-    own = network.state_dict()
-    last = f"refine.{network.stage - 2}."
-    expected = {name for name in own if not name.startswith(last)}
-    wrong = sorted(name for name in expected if name not in state or state[name].shape != own[name].shape)
-    extra = sorted(set(state) - set(own))
-    if wrong or extra:
-        raise UserError(
-            f"checkpoint {path} must hold stage {network.stage - 1} of this architecture; first difference: "
-            f"{(wrong + extra)[0]}"
-        )
+    expected = _names_up_to(network, max(1, network.stage - 1))
+    check_architecture(network, state, path, stage=max(1, network.stage - 1))
     check_geometry(network, state, path)
     network.load_state_dict({name: state[name] for name in expected}, strict=False)
 
@@ -134,6 +141,37 @@ def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], pat
             f"checkpoint {path} must have the geometry of the config: its projection matrices are "
             f"{_rounded(theirs)}, the config's {_rounded(ours)}"
         )
+
+
+def check_architecture(
+    network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path, *, stage: int | None = None
+) -> None:
+    """Refuse a checkpoint of another architecture or stage.
+
+    Args:
+        network: the cascade to be filled.
+        state: content of the checkpoint.
+        path: its file, for the message.
+        stage: whose checkpoint it must be; default: the network's own stage.
+
+    Raises:
+        UserError: naming the file and the first entry that differs.
+    """
+    stage = network.stage if stage is None else stage
+    own = network.state_dict()
+    wrong = sorted(
+        name for name in _names_up_to(network, stage) if name not in state or state[name].shape != own[name].shape
+    )
+    different = wrong + sorted(set(state) - set(own))
+    if different:
+        raise UserError(
+            f"checkpoint {path} must hold stage {stage} of this architecture; first difference: {different[0]}"
+        )
+
+
+def _names_up_to(network: ProgressiveCascade, stage: int) -> set[str]:
+    later = tuple(f"refine.{index}." for index in range(max(0, stage - 1), network.stage - 1))
+    return {name for name in network.state_dict() if not name.startswith(later)}
 
 
 def _rounded(matrices: Tensor) -> list[Any]:

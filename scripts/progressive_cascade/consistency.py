@@ -10,7 +10,8 @@ variance of the line integrals over the variance of mu: large λ trusts the volu
 """
 
 import math
-from typing import Dict, List, Optional, Tuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.attenuation import HU_MAX, HU_MIN, water_attenuation
-from progressive_cascade.geometry import volume_affine
-from progressive_cascade.projector import project, transpose_project
+from progressive_cascade.geometry import ConeBeam, volume_affine
+from progressive_cascade.projector import aligned_axes, project, project_aligned, transpose_aligned, transpose_project
 
 
 def solve_consistency(
@@ -29,6 +30,7 @@ def solve_consistency(
     affines: Tensor,
     regularization: Tensor,
     num_iterations: int,
+    axes: Optional[List[int]] = None,
 ) -> Tensor:
     """Pull a volume towards the ones whose projections equal the radiographs.
 
@@ -39,18 +41,19 @@ def solve_consistency(
         affines: (b, 4, 4), voxel index to RAS mm.
         regularization: λ [mm²], a scalar tensor.
         num_iterations: conjugate-gradient steps; each costs one A and one Aᵀ.
+        axes: volume axes along (beam, rows, columns) of every view, for programs; see :func:`apply_projector`.
 
     Returns:
         The corrected volume (b, 1, x, y, z) [1/mm]. Differentiable in mu, the line integrals and λ.
     """
     detector_shape = (line_integrals.shape[2], line_integrals.shape[3])
     shape = (mu.shape[2], mu.shape[3], mu.shape[4])
-    residual = line_integrals - project(mu, matrices, affines, detector_shape)
+    residual = line_integrals - apply_projector(mu, matrices, affines, detector_shape, axes)
     direction = residual
     energy = _dot(residual, residual)
     for _ in range(num_iterations):
-        smeared = transpose_project(direction, matrices, affines, shape)
-        normal = project(smeared, matrices, affines, detector_shape) + regularization * direction
+        smeared = apply_transpose(direction, matrices, affines, shape, axes)
+        normal = apply_projector(smeared, matrices, affines, detector_shape, axes) + regularization * direction
         # A residual of exactly zero (a volume that explains its radiographs) must give a step of zero, not 0 / 0.
         step = energy / _dot(direction, normal).clamp(min=1e-30)
         mu = mu + step.unsqueeze(-1) * smeared
@@ -58,6 +61,76 @@ def solve_consistency(
         previous, energy = energy, _dot(residual, residual)
         direction = residual + energy / previous.clamp(min=1e-30) * direction
     return mu
+
+
+def apply_projector(
+    mu: Tensor, matrices: Tensor, affines: Tensor, detector_shape: Tuple[int, int], axes: Optional[List[int]] = None
+) -> Tensor:
+    """A, by the projector that suits the caller.
+
+    A compiled program (TorchScript, torch.export, ONNX) cannot look at the matrices to find out which axis of the
+    volume a view looks along; it is told by ``axes`` and runs on plain torch. Otherwise the projector chooses itself.
+
+    Args:
+        mu: (b, 1, x, y, z) [1/mm].
+        matrices: (b, view, 3, 4).
+        affines: (b, 4, 4).
+        detector_shape: (rows, cols).
+        axes: three numbers per view, the volume axes along the beam, the detector's rows and its columns
+            (:func:`~progressive_cascade.projector.aligned_axes`); empty where a view is oblique.
+
+    Returns:
+        Line integrals (b, view, rows, cols).
+    """
+    if torch.jit.is_scripting():
+        return project_aligned(mu, matrices, affines, detector_shape, _given(axes))
+    if axes and _is_traced():
+        with _full_precision(mu):
+            return project_aligned(mu, matrices, affines, detector_shape, axes)
+    return project(mu, matrices, affines, detector_shape)
+
+
+def apply_transpose(
+    projections: Tensor,
+    matrices: Tensor,
+    affines: Tensor,
+    shape: Tuple[int, int, int],
+    axes: Optional[List[int]] = None,
+) -> Tensor:
+    """Aᵀ, the counterpart of :func:`apply_projector`.
+
+    Args:
+        projections: (b, view, rows, cols).
+        matrices: (b, view, 3, 4).
+        affines: (b, 4, 4).
+        shape: voxels (x, y, z).
+        axes: see :func:`apply_projector`.
+
+    Returns:
+        Volume (b, 1, x, y, z) [mm].
+    """
+    if torch.jit.is_scripting():
+        return transpose_aligned(projections, matrices, affines, shape, _given(axes))
+    if axes and _is_traced():
+        with _full_precision(projections):
+            return transpose_aligned(projections, matrices, affines, shape, axes)
+    return transpose_project(projections, matrices, affines, shape)
+
+
+def _given(axes: Optional[List[int]]) -> List[int]:
+    if axes is None or len(axes) == 0:
+        raise ValueError("axes must be known in a scripted program: its views must be parallel to the volume's faces")
+    return axes
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Line integrals in half precision are worthless; without autocast a program is left as it is."""
+    device_type = like.device.type
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -76,14 +149,25 @@ class DataConsistency(nn.Module):
         voxel_size: [mm].
         num_iterations: conjugate-gradient steps.
         regularization: initial λ [mm²]; 100 mm² is a noise of 0.02 in y over an error of 0.002 / mm in mu.
+        axes: volume axes along (beam, rows, columns) of every view (:func:`apply_projector`); default: those of a PA
+            and a lateral; empty: unknown, as of oblique views, which run in eager mode alone.
     """
 
     affine: Tensor
+    axes: List[int]
 
-    def __init__(self, grid: int, voxel_size: float, num_iterations: int = 4, regularization: float = 100.0) -> None:
+    def __init__(
+        self,
+        grid: int,
+        voxel_size: float,
+        num_iterations: int = 4,
+        regularization: float = 100.0,
+        axes: Optional[Sequence[int]] = None,
+    ) -> None:
         super().__init__()
         self.grid = grid
         self.num_iterations = num_iterations
+        self.axes = list(aligned_axes(ConeBeam()) if axes is None else axes)
         self.mu_water = water_attenuation()
         self.mu_max = self.mu_water * (1.0 + HU_MAX / 1000.0)
         self.hu_span = HU_MAX - HU_MIN
@@ -114,6 +198,7 @@ class DataConsistency(nn.Module):
             affines,
             self.log_regularization.exp(),
             self.num_iterations,
+            self.axes,
         )
         consistent = self.from_mu(solved)
         if calibrated is not None:
@@ -134,7 +219,8 @@ class DataConsistency(nn.Module):
         small, small_matrices = shrink_radiographs(image.float(), matrices.float(), 2 * self.grid)
         affines = self.affine.expand(volume.shape[0], 4, 4)
         detector_shape = (small.shape[2], small.shape[3])
-        return small - project(self.to_mu(volume.float()), small_matrices, affines, detector_shape)
+        explained = apply_projector(self.to_mu(volume.float()), small_matrices, affines, detector_shape, self.axes)
+        return small - explained
 
     def to_mu(self, volume: Tensor) -> Tensor:
         """[0, 1] to mu [1/mm]; below vacuum counts as vacuum."""

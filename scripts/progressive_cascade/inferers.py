@@ -13,12 +13,14 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.projector import prefer_backend
 
 
 class CascadeInferer(Inferer):
     """Stages before the last run whole, the last one by Gaussian-weighted windows; data consistency closes it whole.
 
-    While the network trains, or where ``roi_size`` is None or covers the grid, the network runs in one piece.
+    While the network trains, or where ``roi_size`` is None or covers the grid, the network runs in one piece. So does
+    a network that is no :class:`ProgressiveCascade`, such as its TorchScript, which also keeps its own precision.
 
     Args:
         roi_size: window of the last stage per axis, a multiple of 8 [voxels]; None: no windows.
@@ -27,6 +29,8 @@ class CascadeInferer(Inferer):
         amp: run under autocast.
         amp_dtype: "bfloat16" or "float16".
         progress: show a progress bar over the windows.
+        portable: project in plain torch, so that a reconstruction is the same voxel for voxel with numba and without;
+            slower.
 
     Raises:
         ValueError: if an argument does not fit.
@@ -41,6 +45,7 @@ class CascadeInferer(Inferer):
         amp: bool = False,
         amp_dtype: str = "bfloat16",
         progress: bool = False,
+        portable: bool = False,
     ) -> None:
         super().__init__()
         sizes = [roi_size] * 3 if isinstance(roi_size, int) else None if roi_size is None else list(roi_size)
@@ -56,13 +61,14 @@ class CascadeInferer(Inferer):
         self.amp = amp
         self.amp_dtype = getattr(torch, amp_dtype)
         self.progress = progress
+        self.backend = "torch" if portable else "auto"
 
     def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Reconstruct.
 
         Args:
             inputs: line integrals (b, view, rows, cols).
-            network: a :class:`ProgressiveCascade`, bare or wrapped for distributed training.
+            network: a :class:`ProgressiveCascade`, bare, wrapped for distributed training, or as TorchScript.
             args: further positional arguments of the network.
             kwargs: its ``projection_matrices``, ``calibrated``, and ``window`` (training on crops).
 
@@ -77,13 +83,15 @@ class CascadeInferer(Inferer):
             and self.roi_size is not None
             and min(self.roi_size) < cascade.grid
         )
-        with self._autocast(inputs.device.type):
+        with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
             if windowed:
                 return self._by_windows(inputs, cascade, *args, **kwargs)
             return network(inputs, *args, **kwargs)
 
-    def _autocast(self, device_type: str) -> AbstractContextManager[Any]:
-        return torch.autocast(device_type, dtype=self.amp_dtype) if self.amp else nullcontext()
+    def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:
+        # A scripted projector cannot leave autocast by itself, and line integrals in half precision are worthless.
+        scripted = isinstance(network, torch.jit.ScriptModule)
+        return torch.autocast(device_type, dtype=self.amp_dtype) if self.amp and not scripted else nullcontext()
 
     def _by_windows(
         self,

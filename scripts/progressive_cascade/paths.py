@@ -11,8 +11,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def bundle_root() -> Path:
     """Folder that holds ``configs/`` and ``models/``.
 
-    Looked for in this order: inside the package (an installed wheel), two levels up (a checkout: ``scripts/`` lies
-    beside ``bundle/``), and directly above (an exported bundle carries the package at its root).
+    Looked for in this order: inside the package (an installed wheel), directly above (an exported bundle carries the
+    package at its root, and may lie in a checkout), and two levels up (a checkout: ``scripts/`` beside ``bundle/``).
 
     Returns:
         The bundle's folder.
@@ -20,7 +20,7 @@ def bundle_root() -> Path:
     Raises:
         FileNotFoundError: if none of the three places holds ``configs/metadata.json``.
     """
-    candidates = (_PACKAGE / "bundle", _PACKAGE.parents[1] / "bundle", _PACKAGE.parent)
+    candidates = (_PACKAGE / "bundle", _PACKAGE.parent, _PACKAGE.parents[1] / "bundle")
     for candidate in candidates:
         if (candidate / "configs" / "metadata.json").is_file():
             return candidate

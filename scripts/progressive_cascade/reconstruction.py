@@ -174,7 +174,7 @@ def reconstruct(
             :func:`progressive_cascade.transforms.to_line_integrals` for anything else.
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
-        inferer: how to run it; default: bfloat16 autocast, sliding windows of 128.
+        inferer: how to run it; default: bfloat16 autocast, sliding windows of 128, portable.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
 
     Returns:
@@ -190,7 +190,7 @@ def reconstruct(
     if not np.isfinite(image).all():
         raise ValueError(f"image must be finite, got {int((~np.isfinite(image)).sum())} NaN or infinite pixels")
     check_beam(network, beam)
-    inferer = inferer or CascadeInferer(amp=True)
+    inferer = inferer or CascadeInferer(amp=True, portable=True)
     device = network.projection_matrices.device
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
     given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]

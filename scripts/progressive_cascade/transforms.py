@@ -159,7 +159,7 @@ class LoadRadiographPaird(MapTransform):
             raise UserError(f"{origin} must hold finite numbers, got NaN or infinity")
         if array.min() == array.max():
             raise UserError(f"{origin} must show a patient, got the constant value {float(array.min()):g}")
-        if -1.0 < array.min() and float(np.percentile(array, 99)) < _EMPTY_LINE_INTEGRAL:
+        if array.min() > -1.0 and float(np.percentile(array, 99)) < _EMPTY_LINE_INTEGRAL:
             raise UserError(f"{origin} must show a patient, got nothing but values below {_EMPTY_LINE_INTEGRAL:g}")
         return np.ascontiguousarray(array.T, dtype=np.float32)
 

@@ -27,7 +27,7 @@ CT is in HU, lengths in mm, radiographs are line integrals of mu (no unit). Ever
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     from progressive_cascade import __version__
-    from progressive_cascade.cli import dataset, evaluation, reconstruction, simulation, training
+    from progressive_cascade.cli import dataset, evaluation, export, reconstruction, simulation, training
 
     parser = Parser(
         prog="progressive-cascade",
@@ -45,6 +45,7 @@ def build_parser() -> Parser:
     dataset.add_prepare(commands)
     training.add_train(commands)
     evaluation.add_evaluate(commands)
+    export.add_export(commands)
     return parser
 
 

@@ -188,7 +188,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     if not calibrated:
         print("note: the X-rays are no line integrals; their contrast was normalised, data consistency is left out")
     start = time.perf_counter()
-    inferer = CascadeInferer(amp=True, progress=True)
+    inferer = CascadeInferer(amp=True, progress=True, portable=True)
     result = reconstruct(image, beam, network=network, inferer=inferer, calibrated=calibrated)
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):

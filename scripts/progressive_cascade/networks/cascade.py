@@ -11,7 +11,7 @@ from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.networks.blocks import Block
 from progressive_cascade.networks.stages import CoarseStage, RefineStage, StageContext
 from progressive_cascade.networks.xray import XrayConditioningModule, XrayFeatures
-from progressive_cascade.projector import parse_beam
+from progressive_cascade.projector import aligned_axes, parse_beam
 
 NUM_STAGES = 3
 
@@ -73,6 +73,7 @@ class ProgressiveCascade(nn.Module):
         self.freeze_earlier = freeze_earlier
         self.image_size = cols
         views = len(beam.views)
+        axes = _program_axes(beam)
         self.xray = XrayConditioningModule(
             image_size=cols,
             num_views=views,
@@ -93,6 +94,7 @@ class ProgressiveCascade(nn.Module):
             channels=coarse_channels,
             lift_channels=lift_channels,
             consistency_iterations=consistency_iterations[0],
+            axes=axes,
         )
         self.refine = nn.ModuleList(
             RefineStage(
@@ -105,6 +107,7 @@ class ProgressiveCascade(nn.Module):
                 channels=refine_channels[index],
                 lift_channels=lift_channels,
                 consistency_iterations=consistency_iterations[index + 1],
+                axes=axes,
             )
             for index in range(stage - 1)
         )
@@ -218,6 +221,14 @@ class ProgressiveCascade(nn.Module):
         if projection_matrices is None:
             return self.projection_matrices.unsqueeze(0).expand(image.shape[0], -1, -1, -1)
         return projection_matrices.to(device=image.device, dtype=torch.float32)
+
+
+def _program_axes(beam: ConeBeam) -> List[int]:
+    """What a compiled program must know of the views; nothing where one is oblique: those run in eager mode alone."""
+    try:
+        return aligned_axes(beam)
+    except ValueError:
+        return []
 
 
 def upsample(volume: Tensor) -> Tensor:

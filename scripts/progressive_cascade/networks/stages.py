@@ -100,6 +100,7 @@ class CoarseStage(nn.Module):
         decoder_depth: its residual blocks.
         lift_channels: features per view to lift.
         consistency_iterations: conjugate-gradient steps at the end.
+        axes: volume axes along (beam, rows, columns) of every view, see :class:`DataConsistency`.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class CoarseStage(nn.Module):
         decoder_depth: int = 4,
         lift_channels: int = 16,
         consistency_iterations: int = 6,
+        axes: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -140,7 +142,7 @@ class CoarseStage(nn.Module):
         self.out = conv(3, channels, 8)
         # The mean of a thorax in its cube, in [0, 1]: a start above vacuum, where the consistency step has a gradient.
         nn.init.constant_(self.out.bias, 0.3)  # pyright: ignore[reportArgumentType]
-        self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations)
+        self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations, axes=axes)
 
     def forward(
         self, level: Tensor, tokens: Tensor, image: Tensor, matrices: Tensor, calibrated: Optional[Tensor] = None
@@ -196,6 +198,7 @@ class RefineStage(nn.Module):
         num_heads: attention heads.
         lift_channels: features per view to lift.
         consistency_iterations: conjugate-gradient steps at the end.
+        axes: volume axes along (beam, rows, columns) of every view, see :class:`DataConsistency`.
     """
 
     def __init__(
@@ -211,6 +214,7 @@ class RefineStage(nn.Module):
         num_heads: int = 4,
         lift_channels: int = 16,
         consistency_iterations: int = 4,
+        axes: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -239,7 +243,7 @@ class RefineStage(nn.Module):
         self.up1 = conv(3, c2, 8 * c1, 1)
         self.decode1 = ResidualBlock(3, c1)
         self.out = zero_init(conv(3, c1, 8))
-        self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations)
+        self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations, axes=axes)
 
     def context(
         self,

@@ -2,6 +2,7 @@
 """The DRR operator: line integrals of a volume for any pose, and the exact transpose."""
 
 from progressive_cascade.projector.aligned import aligned_axes, project_aligned, transpose_aligned
+from progressive_cascade.projector.backends import prefer_backend
 from progressive_cascade.projector.drr import DRR, backproject, line_integrals, parse_beam
 from progressive_cascade.projector.operator import project, transpose_project
 
@@ -11,6 +12,7 @@ __all__ = [
     "backproject",
     "line_integrals",
     "parse_beam",
+    "prefer_backend",
     "project",
     "project_aligned",
     "transpose_aligned",

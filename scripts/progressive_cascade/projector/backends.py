@@ -3,13 +3,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
 import torch
 
 BACKENDS = ("auto", "numba", "torch")
+_preferred: ContextVar[str] = ContextVar("projector_backend", default="auto")
+
+
+@contextlib.contextmanager
+def prefer_backend(backend: str) -> Iterator[None]:
+    """What ``auto`` means within this context.
+
+    Args:
+        backend: one of :data:`BACKENDS`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: if there is no such backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+    token = _preferred.set(backend)
+    try:
+        yield
+    finally:
+        _preferred.reset(token)
 
 
 @functools.cache
@@ -35,6 +61,7 @@ def choose_kernels(device: torch.device, backend: str, plain: ModuleType) -> Any
     Raises:
         ValueError: if the backend cannot run here.
     """
+    backend = _preferred.get() if backend == "auto" else backend
     if backend == "torch" or (backend == "auto" and device.type != "cpu"):
         return plain
     compiled = _compiled()
