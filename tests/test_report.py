@@ -154,3 +154,14 @@ def test_curves_figure_refuses_ragged_rows(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="rows must hold the same number of diagrams"):
             curves_figure(rows, tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_titled_with_the_headline_scores_alone():
+    """Thirty scores do not fit over a picture."""
+    from progressive_cascade.cli.reconstruction import describe_scores
+    from progressive_cascade.metrics import HEADLINES, evaluate_volume
+
+    hu = np.full((24, 24, 24), -1000, np.int16)
+    hu[6:18, 6:18, 6:18] = 30
+    line = describe_scores(evaluate_volume(hu + np.int16(5), hu, protocol="native"), "native")
+    assert [part.split()[0] for part in line.split("   ")] == [f"native_{name}" for name in HEADLINES["native"]]

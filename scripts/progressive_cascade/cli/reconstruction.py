@@ -128,7 +128,7 @@ def run_demo(options: argparse.Namespace) -> None:
     result = reconstruct(image, beam, network=network)
     write_reconstruction(result, beam, output=folder / "reconstruction.nii.gz")
     scores = evaluate_volume(result.hu, phantom.hu, protocol="native")
-    line = describe_scores(scores)
+    line = describe_scores(scores, "native")
     comparison_figure(
         phantom.hu,
         result.hu,
@@ -256,9 +256,12 @@ def write_reconstruction(
     return [output, sidecar, picture]
 
 
-def describe_scores(scores: dict[str, float]) -> str:
-    """The scores in one line, each with the protocol in its name."""
-    return "   ".join(f"{name} {value:.4g}" for name, value in scores.items())
+def describe_scores(scores: dict[str, float], protocol: str) -> str:
+    """A protocol's headline scores in one line, each with the protocol in its name."""
+    from progressive_cascade.metrics import HEADLINES
+
+    names = [f"{protocol}_{name}" for name in HEADLINES[protocol]]
+    return "   ".join(f"{name} {scores[name]:.4g}" for name in names)
 
 
 def _devices() -> list[str]:
