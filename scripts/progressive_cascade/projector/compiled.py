@@ -141,24 +141,22 @@ def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tenso
     return torch.from_numpy(out)
 
 
-def spread_rays(values: Tensor, shape: tuple[int, int, int], axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
-    """The transpose of :func:`sum_rays`.
+def spread_rays(values: Tensor, volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> None:
+    """Add the transpose of :func:`sum_rays` to a volume, in place.
 
     Args:
         values: (ray,).
-        shape: voxels (x, y, z).
+        volume: (x, y, z), contiguous.
         axis: (ray,).
         lines: (ray, 4).
         span: (ray, 2).
-
-    Returns:
-        (x, y, z).
     """
     given = values.contiguous().numpy()
-    out = np.zeros(int(np.prod(shape)), given.dtype)
-    rays, sizes = _rays(axis, lines, span), np.array(shape)
-    _share(lambda low, high: kernels_rays.spread_rays(out, sizes, *rays, given, low, high), shape[0], _ray_steps(span))
-    return torch.from_numpy(out.reshape(shape))
+    out = volume.view(-1).numpy()
+    rays, sizes = _rays(axis, lines, span), np.array(volume.shape)
+    _share(
+        lambda low, high: kernels_rays.spread_rays(out, sizes, *rays, given, low, high), len(volume), _ray_steps(span)
+    )
 
 
 def differentiate_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:

@@ -189,9 +189,8 @@ class _Operator:
             return
         axis, lines, span, length = ray_kernels.move_rays(view, volume)
         weighed = values.t().reshape(-1) * length.to(values.dtype)
-        volume += choose_kernels(volume.device, self.backend, ray_kernels).spread_rays(
-            weighed, self.shape, axis, lines, span
-        )
+        kernels = choose_kernels(volume.device, self.backend, ray_kernels)
+        kernels.spread_rays(weighed, volume, axis, lines, span)
 
 
 def _slice_kernels(device: torch.device, backend: str, view: SlicePlan, weights: str) -> Any:

@@ -86,7 +86,9 @@ class _SpreadRays(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, axis, lines, span)
         ctx.backend = backend
-        return choose_kernels(values.device, backend, ray_kernels).spread_rays(values, shape, axis, lines, span)
+        volume = values.new_zeros(shape)
+        choose_kernels(values.device, backend, ray_kernels).spread_rays(values, volume, axis, lines, span)
+        return volume
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

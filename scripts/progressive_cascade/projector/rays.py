@@ -153,24 +153,20 @@ def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tenso
     return out
 
 
-def spread_rays(values: Tensor, shape: tuple[int, int, int], axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
-    """The transpose of :func:`sum_rays`.
+def spread_rays(values: Tensor, volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> None:
+    """Add the transpose of :func:`sum_rays` to a volume, in place.
 
     Args:
         values: (ray,).
-        shape: voxels (x, y, z).
+        volume: (x, y, z), contiguous.
         axis: (ray,).
         lines: (ray, 4).
         span: (ray, 2).
-
-    Returns:
-        (x, y, z).
     """
-    out = torch.zeros(shape[0] * shape[1] * shape[2], dtype=values.dtype, device=values.device)
-    for _, rays, taps in _crossings(shape, axis, lines, span):
+    out = volume.view(-1)
+    for _, rays, taps in _crossings(_sizes(volume), axis, lines, span):
         for index, inside, weight, _ in taps:
             add_at(out, index, torch.where(inside, weight, 0.0).to(out.dtype) * values[rays])
-    return out.reshape(shape)
 
 
 def differentiate_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
