@@ -274,3 +274,14 @@ def test_flipped_and_permuted_storage_does_not_change_oblique_views():
         stored = mu.permute(0, 1, *(axis + 2 for axis in order)).contiguous()
         p = line_integrals(stored, OBLIQUE, affine=affine[:, [*order, 3]])
         torch.testing.assert_close(p, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_second_derivative_for_the_pose_is_refused():
+    """It would silently be zero: interpolation is linear in the pose between voxels."""
+    beam = ConeBeam(300, 500, (4, 3), (30.0, 40.0), views=("pa",))
+    affines = torch.from_numpy(volume_affine((4, 4, 4), 14.0))[None]
+    matrices = torch.from_numpy(beam.projection_matrices())[None].requires_grad_()
+    p = project(torch.rand(1, 1, 4, 4, 4, dtype=torch.float64), matrices, affines, beam.detector_shape)
+    (gradient,) = torch.autograd.grad(p.square().sum(), matrices, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        gradient.square().sum().backward()

@@ -28,16 +28,7 @@ _CUBIC_STEPS = 20
 
 
 def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
-    """Σ_k W_row(k) S_k W_col(k)ᵀ.
-
-    Args:
-        slices: (k, r, c), any strides.
-        plan: the view.
-        weights: ``joseph`` or ``distance``.
-
-    Returns:
-        (rows, cols) of the plan's detector.
-    """
+    """As :func:`.slices.project_slices`, on the CPU."""
     volume, slow, fast, swapped = _by_memory(slices, plan)
     lines, distance_driven = ((slow.scale, slow.offset), (fast.scale, fast.offset)), weights == "distance"
     out = np.zeros((slow.count, fast.count), volume.dtype)
@@ -48,14 +39,7 @@ def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
 
 
 def spread_slices(slices: Tensor, values: Tensor, plan: SlicePlan, weights: str) -> None:
-    """Add W_row(k)ᵀ values W_col(k) to every slice, in place.
-
-    Args:
-        slices: (k, r, c), any strides.
-        values: (rows, cols).
-        plan: the view.
-        weights: ``joseph`` or ``distance``.
-    """
+    """As :func:`.slices.spread_slices`, on the CPU."""
     if min(slices.stride()[1:]) > slices.stride(0):
         copy = torch.zeros(slices.shape, dtype=slices.dtype)
         spread_slices(copy, values, plan, weights)
@@ -72,16 +56,7 @@ def spread_slices(slices: Tensor, values: Tensor, plan: SlicePlan, weights: str)
 
 
 def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) -> Tensor:
-    """Read a virtual detector at the real one's pixels and weigh by the length of a ray per slice.
-
-    Args:
-        virtual: (virtual rows, virtual cols).
-        plan: the view.
-        detector_shape: (rows, cols).
-
-    Returns:
-        (rows, cols).
-    """
+    """As :func:`.slices.resample`, on the CPU."""
     source = virtual.contiguous().numpy()
     out = np.empty(detector_shape, source.dtype)
     metric, normal, homography, box = _pose(plan)
@@ -97,15 +72,7 @@ def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) 
 
 
 def resample_transpose(values: Tensor, plan: SlicePlan) -> Tensor:
-    """The transpose of :func:`resample`.
-
-    Args:
-        values: (rows, cols).
-        plan: the view.
-
-    Returns:
-        (virtual rows, virtual cols).
-    """
+    """As :func:`.slices.resample_transpose`, on the CPU."""
     given = values.contiguous().numpy()
     metric, normal, homography, box = _pose(plan)
     if homography is None:
@@ -122,17 +89,7 @@ def resample_transpose(values: Tensor, plan: SlicePlan) -> Tensor:
 
 
 def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
-    """Bilinear samples of the slices summed along each ray; see :func:`.rays.trace` for the arguments.
-
-    Args:
-        volume: (x, y, z).
-        axis: (ray,).
-        lines: (ray, 4).
-        span: (ray, 2).
-
-    Returns:
-        (ray,).
-    """
+    """As :func:`.rays.sum_rays`, on the CPU."""
     flat = volume.contiguous()
     out = np.zeros(len(axis), flat.numpy().dtype)
     rays = _rays(axis, lines, span)
@@ -142,15 +99,7 @@ def sum_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tenso
 
 
 def spread_rays(values: Tensor, volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> None:
-    """Add the transpose of :func:`sum_rays` to a volume, in place.
-
-    Args:
-        values: (ray,).
-        volume: (x, y, z), contiguous.
-        axis: (ray,).
-        lines: (ray, 4).
-        span: (ray, 2).
-    """
+    """As :func:`.rays.spread_rays`, on the CPU."""
     given = values.contiguous().numpy()
     out = volume.view(-1).numpy()
     rays, sizes = _rays(axis, lines, span), np.array(volume.shape)
@@ -160,17 +109,7 @@ def spread_rays(values: Tensor, volume: Tensor, axis: Tensor, lines: Tensor, spa
 
 
 def differentiate_rays(volume: Tensor, axis: Tensor, lines: Tensor, span: Tensor) -> Tensor:
-    """Derivative of :func:`sum_rays` with respect to its lines.
-
-    Args:
-        volume: (x, y, z).
-        axis: (ray,).
-        lines: (ray, 4).
-        span: (ray, 2).
-
-    Returns:
-        (ray, 4), float64.
-    """
+    """As :func:`.rays.differentiate_rays`, on the CPU."""
     flat = volume.contiguous()
     out = np.zeros((len(axis), 4))
     rays = _rays(axis, lines, span)
