@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
+
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.checkpoints import HalfPrecisionState, ResumableCheckpoint, load_predecessor
+from progressive_cascade.checkpoints import AverageWeights, HalfPrecisionState, ResumableCheckpoint, load_predecessor
 from progressive_cascade.errors import UserError
 
 
@@ -16,7 +19,7 @@ def test_checkpoints_are_half_but_keep_the_geometry(small_cascade):
     """Parameters in float16, projection matrices untouched."""
     network = small_cascade(stage=1)
     state = HalfPrecisionState(network).state_dict()
-    assert state["coarse.embed.weight"].dtype == torch.float16
+    assert all(state[name].dtype == torch.float16 for name, _ in network.named_parameters())
     assert torch.equal(state["projection_matrices"], network.projection_matrices)
 
 
@@ -25,9 +28,10 @@ def test_a_stage_starts_from_its_predecessor(small_cascade, tmp_path):
     earlier = small_cascade(stage=1)
     torch.save(HalfPrecisionState(earlier).state_dict(), tmp_path / "stage1_best.pt")
     network = small_cascade(stage=2)
-    torch.nn.init.zeros_(network.coarse.embed.weight)
+    filled = network.stages[0].unet.enter.weight
+    torch.nn.init.zeros_(filled)
     load_predecessor(network, tmp_path / "stage1_best.pt")
-    torch.testing.assert_close(network.coarse.embed.weight, earlier.coarse.embed.weight, atol=1e-3, rtol=0)
+    torch.testing.assert_close(filled, earlier.stages[0].unet.enter.weight, atol=1e-3, rtol=0)
 
 
 def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_path):
@@ -39,7 +43,7 @@ def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_pa
     path.write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="must be a torch state dict"):
         load_predecessor(network, path)
-    torch.save(small_cascade(stage=1, voxel_dim=16).state_dict(), path)
+    torch.save(small_cascade(stage=1, unet_channels=((4, 8, 32),) * 3).state_dict(), path)
     with pytest.raises(UserError, match="must hold stage 1 of this architecture"):
         load_predecessor(network, path)
     torch.save(small_cascade(stage=3).state_dict(), path)
@@ -73,3 +77,93 @@ def test_a_run_resumes_where_it_stopped(tmp_path):
     assert torch.equal(layer.weight, kept) and again.state.epoch == 3
     with pytest.raises(UserError, match="resume must find"):
         ResumableCheckpoint(tmp_path / "none.pt", objects, resume=True).load(again)
+
+
+def _run(
+    layer: torch.nn.Module, folder: Path, epochs: int, *, momentum: float | None = 0.05, resume: bool = False
+) -> AverageWeights:
+    """Trains a layer for epochs of five steps, each with its own data, and keeps the average."""
+    optimizer = torch.optim.AdamW([p for p in layer.parameters() if p.requires_grad], lr=0.05)
+    average = AverageWeights(layer, momentum)
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        ((layer(batch) - engine.state.iteration) ** 2).mean().backward()
+        optimizer.step()
+
+    engine = Engine(step)
+    average.attach(engine)
+    objects = {"network": layer, "average": average, "optimizer": optimizer}
+    ResumableCheckpoint(folder / "last.pt", objects, resume=resume).attach(engine)
+    engine.run([torch.ones(1, 2)] * 5, max_epochs=epochs)
+    return average
+
+
+def test_the_average_follows_its_formula():
+    """The first step replaces the initial weights, a later one weighs as much as the momentum of its step."""
+    layer = torch.nn.Linear(1, 1)
+    average = AverageWeights(layer, 0.25)
+    torch.nn.init.zeros_(layer.weight)
+
+    def step(engine, batch):
+        torch.nn.init.constant_(layer.weight, float(engine.state.iteration))
+
+    engine = Engine(step)
+    average.attach(engine)
+    expected, values = 0.0, []
+    for number, momentum in enumerate((1.0, 0.75, 0.5, 0.25, 0.25, 0.25), start=1):
+        expected += momentum * (number - expected)
+        values.append(expected)
+    seen = []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: seen.append(float(average.network.weight)))
+    engine.run([0] * 6)
+    assert seen == pytest.approx(values)
+
+
+def test_the_average_starts_from_what_is_loaded_later(small_cascade):
+    """Weights that are filled in after the handler was built, as a predecessor's, are the average's own."""
+    network = small_cascade(stage=2, freeze_earlier=True)
+    average = AverageWeights(network)
+    torch.nn.init.constant_(network.stages[0].unet.enter.weight, 0.123)
+    engine = Engine(lambda *_: None)
+    average.attach(engine)
+    engine.run([0] * 3)
+    for name, value in average.network.state_dict().items():
+        torch.testing.assert_close(value, network.state_dict()[name], msg=name)
+    assert not average.network.training and not any(p.requires_grad for p in average.network.parameters())
+
+
+def test_frozen_parameters_are_their_own_average(tmp_path):
+    """To the bit, while the others lag behind."""
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    layer[0].requires_grad_(False)
+    average = _run(layer, tmp_path, epochs=3)
+    assert torch.equal(average.network[0].weight, layer[0].weight)
+    assert not torch.equal(average.network[1].weight, layer[1].weight)
+
+
+def test_without_momentum_the_average_is_the_network(tmp_path):
+    """Nothing is copied, and a run with an average may go on without one, and the reverse."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(2, 1)
+    for momentum in (0, None):
+        assert _run(layer, tmp_path, epochs=1, momentum=momentum).network is layer
+    average = _run(layer, tmp_path, epochs=1, resume=True)
+    assert torch.equal(average.network.weight, layer.weight)
+    with pytest.raises(ValueError, match="momentum must lie in"):
+        AverageWeights(layer, 1.0)
+
+
+def test_a_resumed_average_is_that_of_one_long_run(tmp_path):
+    """Weights, average and its schedule go on to the bit."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(2, 1)
+    start = deepcopy(layer.state_dict())
+    long = _run(layer, tmp_path / "long", epochs=4)
+    expected = layer.weight.detach().clone(), long.network.weight.clone()
+    layer.load_state_dict(start)
+    _run(layer, tmp_path / "short", epochs=2)
+    torch.nn.init.zeros_(layer.weight)
+    average = _run(layer, tmp_path / "short", epochs=4, resume=True)
+    assert torch.equal(layer.weight, expected[0]) and torch.equal(average.network.weight, expected[1])

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
-from ignite.engine import Engine
+from monai.engines.trainer import SupervisedTrainer
 
 from progressive_cascade import line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu, hu_to_unit
 from progressive_cascade.engine import ClipGradients, MaskedPSNR, SimulateBatch, StageObjective
+from progressive_cascade.errors import UserError
 from progressive_cascade.losses import CascadeLoss
 
 from .conftest import SMALL
@@ -94,25 +97,72 @@ def test_objective_projects_the_whole_volume():
     assert exact < 0.05 * wrong
 
 
-def test_non_finite_gradients_are_skipped_and_stop_the_run():
-    """A bad step is dropped; several in a row end the run with a sentence."""
+def _trainer(layer: torch.nn.Module, optimizer: torch.optim.Optimizer, handler: ClipGradients) -> SupervisedTrainer:
+    """Fits zeros to what the batch holds; a batch's `scale` multiplies the loss without its gradient."""
+
+    def prepare(batch, *_, **__):
+        return batch["image"], batch["scale"]
+
+    def loss(prediction, scale):
+        return (prediction**2).mean() + scale - 1
+
+    return SupervisedTrainer(
+        device="cpu", max_epochs=1, train_data_loader=[], network=layer, optimizer=optimizer, loss_function=loss,
+        prepare_batch=prepare, decollate=False, train_handlers=[handler],
+    )  # fmt: skip
+
+
+def _steps(trainer: SupervisedTrainer, kinds: str) -> None:
+    """One step per letter: `g`ood, `n`an in the image, `i`nfinite loss of finite gradients."""
+    good = {"image": torch.ones(3, 2), "scale": torch.tensor(1.0)}
+    batches = {
+        "g": good,
+        "n": {**good, "image": torch.full((3, 2), torch.nan)},
+        "i": {**good, "scale": torch.tensor(torch.inf)},
+    }
+    trainer.data_loader = [batches[kind] for kind in kinds]
+    trainer.state.epoch_length = len(kinds)
+    trainer.run()
+
+
+@pytest.mark.parametrize("bad", ["n", "i"])
+def test_a_step_that_is_not_finite_changes_nothing(bad):
+    """Parameters and the optimizer's state stay bit-identical, and the step is counted."""
+    torch.manual_seed(0)
     layer = torch.nn.Linear(2, 1)
-    handler = ClipGradients(layer, max_norm=1.0, patience=2)
-    engine = Engine(lambda *_: None)
-    layer.weight.grad = torch.full_like(layer.weight, float("nan"))
-    handler(engine)
-    assert layer.weight.grad is None
-    layer.weight.grad = torch.full_like(layer.weight, float("inf"))
-    with pytest.raises(RuntimeError, match="2 non-finite gradients in a row"):
-        handler(engine)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    handler = ClipGradients(layer)
+    _steps(_trainer(layer, optimizer, handler), "g")
+    before = deepcopy((layer.state_dict(), optimizer.state_dict()["state"]))
+    trainer = _trainer(layer, optimizer, handler)
+    _steps(trainer, bad)
+    after = (layer.state_dict(), optimizer.state_dict()["state"])
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert trainer.state.metrics["bad_steps"] == 1
+
+
+def test_bad_steps_in_a_row_stop_the_run():
+    """A good step ends a row of failures but not their total; the message says what to do."""
+    layer = torch.nn.Linear(2, 1)
+    handler = ClipGradients(layer, max_bad_steps=3)
+    trainer = _trainer(layer, torch.optim.SGD(layer.parameters(), lr=0.01), handler)
+    _steps(trainer, "nigni")
+    assert (handler.bad_steps, handler.bad_steps_in_a_row) == (4, 2)
+    with pytest.raises(
+        UserError, match="got 3 non-finite steps in a row, the last at iteration 4; lower learning_rate"
+    ):
+        _steps(_trainer(layer, torch.optim.SGD(layer.parameters(), lr=0.01), handler), "gnin")
+    assert handler.bad_steps == 7
+    with pytest.raises(ValueError, match="max_bad_steps must be positive, got 0"):
+        ClipGradients(layer, max_bad_steps=0)
 
 
 def test_gradients_are_clipped():
-    """The norm is at most max_norm."""
+    """A step is at most as long as max_norm times the learning rate."""
     layer = torch.nn.Linear(2, 1, bias=False)
-    layer.weight.grad = torch.full_like(layer.weight, 100.0)
-    ClipGradients(layer, max_norm=0.5)(Engine(lambda *_: None))
-    assert float(layer.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
+    torch.nn.init.constant_(layer.weight, 100.0)
+    _steps(_trainer(layer, torch.optim.SGD(layer.parameters(), lr=1.0), ClipGradients(layer, max_norm=0.5)), "g")
+    assert float((layer.weight.detach() - 100).norm()) == pytest.approx(0.5, rel=1e-4)
 
 
 def test_masked_psnr_ignores_what_was_not_scanned():

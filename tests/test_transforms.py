@@ -103,7 +103,7 @@ def case() -> dict[str, torch.Tensor]:
 def _augment(item: dict[str, torch.Tensor], seed: int = 0, **options: float) -> dict[str, torch.Tensor]:
     still = {
         "max_scale": 0.0, "max_shift_mm": 0.0, "max_rotation_deg": 0.0,
-        "max_warp_mm": 0.0, "hu_shift": 0.0, "bone_scale": 0.0,
+        "max_warp_mm": 0.0, "hu_shift": 0.0, "bone_scale": 0.0, "max_blur_mm": 0.0,
     }  # fmt: skip
     transform = RandAnatomyd(prob=1.0, **{**still, **options})
     transform.set_random_state(seed)
@@ -136,6 +136,9 @@ def test_augmentation_is_seeded_and_leaves_its_input_alone(case: dict[str, torch
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     assert torch.equal(case["label"], before)
+    floats = {**case, "label": before.float()}
+    transform(floats)
+    assert torch.equal(floats["label"], before.float())
 
 
 def test_augmentation_shifts_by_at_most_what_was_asked() -> None:
@@ -178,6 +181,41 @@ def test_augmentation_changes_density_but_not_air(case: dict[str, torch.Tensor])
     bone = _augment(uniform, bone_scale=0.1)["label"][0, 0, 0, :3]
     assert abs(float(bone[1])) < 0.1
     assert 0 < abs(float(bone[2]) - 1000) <= 85
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_another_kernel_blurs_the_slices_alone(size: int) -> None:
+    """An impulse keeps its sum and its place, gets the variance of the drawn width within the slice, none across."""
+    impulse = {"label": torch.full((1, size, size, size), -1000.0), "valid": torch.ones(1, size, size, size)}
+    impulse["label"][0, 30, 20, 25] = 500.0
+    transform = RandAnatomyd(
+        prob=1.0, max_scale=0, max_shift_mm=0, max_rotation_deg=0, max_warp_mm=0, hu_shift=0, bone_scale=0, blur_prob=1
+    )
+    widths = []
+    for seed in range(3):
+        transform.set_random_state(seed)
+        mass = (transform(impulse)["label"][0].double() + 1000) / 1500
+        axes = [mass.sum(dim=[a for a in range(3) if a != axis]) for axis in range(3)]
+        index = torch.arange(size).double()
+        assert float(mass.sum()) == pytest.approx(1, abs=1e-2)
+        for profile, place in zip(axes, (30, 20, 25), strict=True):
+            assert float((profile * index).sum() / profile.sum()) == pytest.approx(place, abs=1e-2)
+        variance = [
+            float((profile * (index - place) ** 2).sum()) * (358.4 / size) ** 2
+            for profile, place in zip(axes, (30, 20, 25), strict=True)
+        ]
+        assert variance[0] == pytest.approx(variance[1], abs=1e-2) and abs(variance[2]) < 0.05
+        widths.append(variance[0] ** 0.5)
+    assert max(widths) <= 1.25 and max(widths) - min(widths) > 0.1
+
+
+def test_only_part_of_the_cases_is_blurred(case: dict[str, torch.Tensor]) -> None:
+    """As many as asked; blur smooths texture."""
+    sharp = _augment(case)["label"]
+    changed = [not torch.equal(_augment(case, seed, max_blur_mm=1.2)["label"], sharp) for seed in range(20)]
+    assert 1 <= sum(changed) <= 12
+    blurred = _augment(case, max_blur_mm=3.0, blur_prob=1.0)["label"]
+    assert blurred.diff(dim=1).abs().mean() < sharp.diff(dim=1).abs().mean()
 
 
 def test_the_body_goes_on_beyond_the_cube_but_is_not_valid() -> None:

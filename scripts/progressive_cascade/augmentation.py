@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _BONE_HU = 150.0
 
 
 class RandAnatomyd(RandomizableTransform, MapTransform):
-    """Another patient out of this one: smooth deformation, size, pose, density; never a mirror image.
+    """Another patient out of this one: smooth deformation, size, pose, density, scanner; never a mirror image.
 
     The cube's content goes on along z with its end slices and across with air, as in preparation; what comes from
     outside the cube is not valid.
@@ -37,6 +38,8 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         max_warp_mm: standard deviation of the smooth deformation [mm].
         hu_shift: largest shift of water [HU]; air stays, as if the attenuation were scaled.
         bone_scale: largest relative change of what exceeds 150 HU: bone density, contrast medium.
+        blur_prob: share of the changed cases that get another reconstruction kernel: blurred in the axial plane.
+        max_blur_mm: largest standard deviation of that blur [mm].
         allow_missing_keys: passes over keys an item lacks.
     """
 
@@ -51,6 +54,8 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         max_warp_mm: float = 4.0,
         hu_shift: float = 20.0,
         bone_scale: float = 0.15,
+        blur_prob: float = 0.3,
+        max_blur_mm: float = 1.2,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
@@ -61,10 +66,13 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         self.max_warp_mm = max_warp_mm
         self.hu_shift = hu_shift
         self.bone_scale = bone_scale
+        self.blur_prob = blur_prob
+        self.max_blur_mm = max_blur_mm
         self._matrix = np.eye(3, 4)
         self._warp = np.zeros((3, *(_CONTROL_POINTS,) * 3))
         self._hu_shift = 0.0
         self._bone_scale = 0.0
+        self._blur_mm = 0.0
 
     def randomize(self, data: Any = None) -> None:
         """Draws the next patient."""
@@ -78,6 +86,7 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         self._warp = self.R.normal(size=self._warp.shape) * self.max_warp_mm / _HALF_CUBE_MM
         self._hu_shift = self.R.uniform(-1, 1) * self.hu_shift
         self._bone_scale = self.R.uniform(-1, 1) * self.bone_scale
+        self._blur_mm = self.R.uniform() * self.max_blur_mm if self.R.uniform() < self.blur_prob else 0.0
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Transforms a copy of the item.
@@ -90,32 +99,40 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         """
         item = dict(data)
         self.randomize()
-        present = list(self.key_iterator(item))
+        label, *masks = self.key_iterator(item)
         if not self._do_transform:
-            return {**item, present[0]: item[present[0]].float()}
-        grid = self._grid(tuple(item[present[0]].shape[1:]))
+            return {**item, label: item[label].float()}
+        grid = self._grid(item[label].shape[1:])
+        inside = grid.abs().amax(dim=0) <= 1
         # Along z the end slices go on: coordinates stop at the last slice's centre.
-        held = grid.clone()
-        depth = item[present[0]].shape[-1]
-        held[..., 0].clamp_(-1 + 1 / depth, 1 - 1 / depth)
-        for number, key in enumerate(present):
-            volume = item[key]
-            if number == 0:
-                item[key] = self._change_density(_sample(volume.float() - AIR_HU, held, "bilinear") + AIR_HU)
-            else:
-                item[key] = _sample(volume.float(), grid, "nearest").to(volume.dtype)
+        depth = grid.shape[-1]
+        grid[0].clamp_(-1 + 1 / depth, 1 - 1 / depth)
+        # A mask of ones, as every phantom's, need not be sampled; the others share the CT's weights.
+        partial = [key for key in masks if not bool(item[key].all())]
+        volumes = [item[label].float() - AIR_HU, *(item[key].float() for key in partial)]
+        sampled = _sample(torch.cat(volumes), grid)
+        for key in masks:
+            mask = inside & (sampled[1 + partial.index(key)] > 0.5) if key in partial else inside
+            item[key] = mask[None].to(item[key].dtype)
+        hu = _blur(sampled[0], self._blur_mm / (2 * _HALF_CUBE_MM / depth)).add_(AIR_HU)
+        item[label] = self._change_density(hu[None])
         return item
 
     def _grid(self, shape: Sequence[int]) -> torch.Tensor:
-        """Where each voxel of the new patient lies in the old one, (1, x, y, z, 3) in the order z, y, x."""
-        matrix = torch.from_numpy(self._matrix[::-1, [2, 1, 0, 3]].copy()).float()
-        grid = functional.affine_grid(matrix[None], [1, 1, *shape], align_corners=False)
-        warp = torch.from_numpy(self._warp[::-1].copy()).float()[None]
-        # Linear interpolation alone would kink at the control points.
-        warp = functional.interpolate(warp, size=(24, 24, 24), mode="trilinear", align_corners=True)
-        warp = functional.avg_pool3d(functional.pad(warp, (2,) * 6, mode="replicate"), 5, stride=1)
-        warp = functional.interpolate(warp, size=tuple(shape), mode="trilinear", align_corners=True)
-        return grid + warp.movedim(1, -1)
+        """Where each voxel of the new patient lies in the old one, (3, x, y, z) in the order z, y, x.
+
+        Deformation and pose are one sum of products of functions of x, y and z: three small matrix products.
+        """
+        one, linear = _CONTROL_POINTS, _CONTROL_POINTS + 1
+        weights = np.zeros((3, *(_CONTROL_POINTS + 2,) * 3))
+        weights[:, :one, :one, :one] = self._warp
+        weights[:, one, one, one] = self._matrix[:, 3]
+        weights[:, linear, one, one] = self._matrix[:, 0]
+        weights[:, one, linear, one] = self._matrix[:, 1]
+        weights[:, one, one, linear] = self._matrix[:, 2]
+        along_x, along_y, along_z = map(_basis, shape)
+        grid = torch.einsum("dijk,xi->dxjk", torch.from_numpy(weights[::-1].copy()).float(), along_x)
+        return torch.einsum("dxjk,yj->dxyk", grid, along_y) @ along_z.T
 
     def _change_density(self, hu: torch.Tensor) -> torch.Tensor:
         bone = (hu - _BONE_HU).clamp(min=0) * self._bone_scale
@@ -131,6 +148,34 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
-def _sample(volume: torch.Tensor, grid: torch.Tensor, mode: str) -> torch.Tensor:
-    """Samples (1, x, y, z) at normalised coordinates; 0 outside."""
-    return functional.grid_sample(volume[None], grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+@lru_cache(maxsize=8)
+def _basis(size: int) -> torch.Tensor:
+    """Functions along an axis at the voxels' centres (size, 8): of the control points, 1, normalised coordinate."""
+    points = torch.eye(_CONTROL_POINTS)[None]
+    # Linear interpolation alone would kink at the control points.
+    smooth = functional.interpolate(points, size=24, mode="linear", align_corners=True)
+    smooth = functional.avg_pool1d(functional.pad(smooth, (2, 2), mode="replicate"), 5, stride=1)
+    smooth = functional.interpolate(smooth, size=size, mode="linear", align_corners=True)[0]
+    centers = (torch.arange(size) + 0.5) * (2 / size) - 1
+    return torch.cat([smooth, torch.ones(1, size), centers[None]]).T.contiguous()
+
+
+def _sample(volumes: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """Trilinear samples of (c, x, y, z) at normalised coordinates (3, x, y, z) in the order z, y, x; 0 outside."""
+    return functional.grid_sample(volumes[None], grid.movedim(0, -1)[None], mode="bilinear", align_corners=False)[0]
+
+
+def _blur(volume: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blurs (x, y, z) along x and y with a standard deviation [voxels]; a kernel acts in the plane of the slices.
+
+    Three weights have exactly the variance that is asked for, also far below a voxel; several passes make a wide one.
+    """
+    passes = int(np.ceil(2 * sigma**2))
+    for axis in (0, 1) * passes:
+        side = sigma**2 / passes / 2
+        last = volume.shape[axis] - 1
+        blurred = volume * (1 - 2 * side)
+        blurred.narrow(axis, 1, last).add_(volume.narrow(axis, 0, last), alpha=side)
+        blurred.narrow(axis, 0, last).add_(volume.narrow(axis, 1, last), alpha=side)
+        volume = blurred
+    return volume

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what a run needs to go on, what is shipped, and how one stage starts from the one before."""
+"""Checkpoints: what a run needs to go on, which weights are shipped, and how one stage starts from the one before."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from torch import Tensor, nn
 
 from progressive_cascade.errors import UserError
@@ -20,8 +23,8 @@ from progressive_cascade.networks import ProgressiveCascade
 class ResumableCheckpoint:
     """Handler: keeps what a run needs to go on after an interruption, apart from the weights that are shipped.
 
-    After every epoch the network, optimizer and schedule, the epoch and torch's random state are written to one file
-    under a temporary name, then renamed.
+    After every epoch the objects (network, average, optimizer and schedule), the epoch and torch's random state are
+    written to one file under a temporary name, then renamed. Of several processes the first one writes, and all load.
 
     Args:
         path: file to write.
@@ -38,7 +41,8 @@ class ResumableCheckpoint:
         """Load when the run starts, save after every epoch."""
         if self.resume:
             engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
         """Write the file."""
@@ -64,6 +68,68 @@ class ResumableCheckpoint:
         torch.set_rng_state(state["random"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+
+
+class AverageWeights:
+    """Handler: an exponential moving average of the weights, which is steadier than the last step's.
+
+    ``average = (1 - momentum) average + momentum weights`` after every step, by ignite's ``EMAHandler``. During the
+    first ``1 / momentum`` steps the momentum falls linearly from 1, so that nothing of the initial weights remains.
+    The average starts from the weights the network has when the run starts: a predecessor is loaded after this is
+    built. Frozen parameters are their own average. For networks without running statistics.
+
+    Args:
+        network: the network in training, bare or wrapped for distributed training, on its device.
+        momentum: share of a step's weights, below 1; 0 or None: no average, and ``network`` is the trained one itself.
+
+    Attributes:
+        network: the averaged network, bare and in eval mode.
+
+    Raises:
+        ValueError: if the momentum does not lie in [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, momentum: float | None = 0.002) -> None:
+        if momentum is not None and not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1) or be None, got {momentum}")
+        self.trained: nn.Module = getattr(network, "module", network)
+        self.network = self.trained
+        self.handler: EMAHandler | None = None
+        if momentum:
+            self.network = deepcopy(self.trained).eval()
+            self.handler = EMAHandler(
+                _trainable(self.trained), momentum, momentum_warmup=1.0, warmup_iters=round(1 / momentum)
+            )
+            self.handler.ema_model = _trainable(self.network)
+            self.network.requires_grad_(False)
+
+    def attach(self, engine: Engine) -> None:
+        """Start from the network's weights, follow them after every step. Attach what resumes a run after this."""
+        if self.handler is not None:
+            engine.add_event_handler(Events.STARTED, self._start)
+            self.handler.attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and how many steps went into them; empty without an average."""
+        schedule = self._schedule()
+        return {} if schedule is None else {"network": self.network.state_dict(), "steps": schedule.event_index}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved average; a run without one leaves none, and the average starts from the trained weights.
+
+        Raises:
+            RuntimeError: if the saved network is another one.
+        """
+        schedule = self._schedule()
+        if schedule is not None:
+            self.network.load_state_dict(state["network"] if state else self.trained.state_dict())
+            schedule.event_index = state.get("steps", 0)
+
+    def _start(self) -> None:
+        self.network.load_state_dict(self.trained.state_dict())
+
+    def _schedule(self) -> Any:
+        return getattr(self.handler, "momentum_scheduler", None)
 
 
 class HalfPrecisionState:
@@ -169,8 +235,12 @@ def check_architecture(
         )
 
 
+def _trainable(network: nn.Module) -> nn.ParameterList:
+    return nn.ParameterList([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+
 def _names_up_to(network: ProgressiveCascade, stage: int) -> set[str]:
-    later = tuple(f"refine.{index}." for index in range(max(0, stage - 1), network.stage - 1))
+    later = tuple(f"stages.{index}." for index in range(stage, network.stage))
     return {name for name in network.state_dict() if not name.startswith(later)}
 
 

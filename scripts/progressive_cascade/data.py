@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import nifti_stem, read_json
@@ -31,21 +37,23 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str) -> list[dic
 
     Raises:
         FileNotFoundError: where the datalist or a file it names is missing.
-        UserError: where the section is empty, or a patient is in two sections.
+        UserError: where the section is empty, a patient is in two sections, or nobody can be held out.
     """
     _check_section(section)
     root = Path(dataset_dir).resolve()
     datalist = read_json(root / DATALIST)
     if not isinstance(datalist, dict):
         raise UserError(f"{root / DATALIST} must map section names to lists, got {type(datalist).__name__}")
-    patients = {name: {item.get("patient", "") for item in datalist.get(name, [])} for name in SECTIONS}
+    patients = {name: {_patient(item) for item in datalist.get(name, [])} for name in SECTIONS}
     for name in SECTIONS:
         shared = patients[section] & patients[name] if name != section else set()
         if shared:
             raise UserError(f"{root / DATALIST}: {section} and {name} must not share patients, got {sorted(shared)}")
     items = [_absolute_item(item, root) for item in datalist.get(section, [])]
     if not items:
-        raise UserError(f"{root / DATALIST} must list at least one case under {section!r}, got none")
+        everyone = sorted(set().union(*patients.values()))
+        hint = f"; a single patient, {everyone[0]!r}, cannot be split" if len(everyone) == 1 else ""
+        raise UserError(f"{root / DATALIST} must list at least one case under {section!r}, got none{hint}")
     return items
 
 
@@ -65,7 +73,7 @@ def training_items(
     *,
     num_phantoms: int = 0,
     first_seed: int | None = None,
-    ct_repeats: int = 1,
+    ct_share: float | None = None,
 ) -> list[dict[str, Any]]:
     """Items of CTs and phantoms together, for a MONAI `Dataset`, `CacheDataset` or `PersistentDataset`.
 
@@ -74,21 +82,52 @@ def training_items(
         section: `training`, `validation` or `test`.
         num_phantoms: phantoms to add.
         first_seed: seed of the first phantom; by default each section has seeds of its own (:data:`FIRST_SEEDS`).
-        ct_repeats: how often each CT appears in one epoch, so that few CTs hold their own against many phantoms.
+        ct_share: share of the items that are CTs, 0 to 1, so that few CTs hold their own against many phantoms. Each
+            is there at least once, the rarer kind repeatedly, unless the share is 0 or 1. It matters only where there
+            are both. None: every case once.
 
     Returns:
         The items: CTs first, then phantoms.
 
     Raises:
         FileNotFoundError: where the datalist or a file it names is missing.
-        UserError: where no item results, or the dataset is inconsistent.
+        UserError: where no item results, the share is none, or the dataset is inconsistent.
     """
     _check_section(section)
-    cts = load_datalist(dataset_dir, section) * ct_repeats if dataset_dir else []
-    items = [*cts, *phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed)]
+    if ct_share is not None and not 0 <= ct_share <= 1:
+        raise UserError(f"ct_share must lie in [0, 1], got {ct_share}")
+    cts: list[dict[str, Any]] = [*load_datalist(dataset_dir, section)] if dataset_dir else []
+    phantoms = phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed)
+    if cts and phantoms and ct_share is not None:
+        cts, phantoms = _mix(cts, phantoms, ct_share)
+    items = [*cts, *phantoms]
     if not items:
         raise UserError(f"{section} items must not be empty: name a dataset_dir or set num_phantoms above 0")
     return items
+
+
+def steps_per_epoch(dataloader: DataLoader, epoch_size: int | None = None) -> int:
+    """Length of an epoch in steps, for every process alike.
+
+    An engine goes on with the same pass over the data in its next epoch, so that short epochs draw from all cases
+    without repeating one before the others had their turn.
+
+    Args:
+        dataloader: over this process's share of the data.
+        epoch_size: cases per epoch, over all processes; None: one pass.
+
+    Returns:
+        The number of steps.
+
+    Raises:
+        UserError: if `epoch_size` is not positive.
+    """
+    if epoch_size is None:
+        return len(dataloader)
+    if epoch_size < 1:
+        raise UserError(f"epoch_size must be a positive number of cases or null, got {epoch_size}")
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return math.ceil(epoch_size / ((dataloader.batch_size or 1) * processes))
 
 
 def xray_pair_items(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -130,6 +169,22 @@ def _check_section(section: str) -> None:
         raise UserError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}")
 
 
+def _mix(
+    cts: list[dict[str, Any]], phantoms: list[dict[str, Any]], ct_share: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Repeats the kind that is too rare for the share."""
+    if ct_share in (0, 1):
+        return (cts, []) if ct_share else ([], phantoms)
+    num_cts = max(len(cts), round(len(phantoms) * ct_share / (1 - ct_share)))
+    num_phantoms = max(len(phantoms), round(num_cts * (1 - ct_share) / ct_share))
+    return list(islice(cycle(cts), num_cts)), list(islice(cycle(phantoms), num_phantoms))
+
+
+def _patient(item: Mapping[str, str]) -> str:
+    """Whose CT it is: without a name, its own patient."""
+    return item.get("patient") or nifti_stem(item.get("label", ""))
+
+
 def _absolute_item(item: dict[str, str], root: Path) -> dict[str, str]:
     paths = {}
     for key in ("label", "valid"):
@@ -139,5 +194,4 @@ def _absolute_item(item: dict[str, str], root: Path) -> dict[str, str]:
         if not path.is_file():
             raise FileNotFoundError(f"{root / DATALIST}: {key} must be an existing file, got {path}")
         paths[key] = str(path)
-    case = nifti_stem(item["label"])
-    return {**paths, "patient": item.get("patient", case), "case": case}
+    return {**paths, "patient": _patient(item), "case": nifti_stem(item["label"])}

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, watch the gradients."""
+"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, drop bad steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine
 from monai.engines import IterationEvents, PrepareBatch
 from monai.metrics import CumulativeIterationMetric
+from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
+from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.losses import CascadeLoss, Reprojection
 from progressive_cascade.physics import log_counts, noisy_counts
@@ -192,44 +195,59 @@ class StageObjective(nn.Module):
 
 
 class ClipGradients:
-    """Handler: limits the gradient's norm, and stops the run after several non-finite ones in a row.
+    """Handler: limits the gradient's norm, drops steps that are not finite, and stops the run after several in a row.
 
-    A step whose gradients are not finite is skipped by zeroing them.
+    A step with a non-finite loss or gradient, in any process, changes neither parameters nor the optimizer's state.
+    Their number so far stands among the trainer's metrics as ``bad_steps``, where the log and tensorboard find it.
 
     Args:
         network: whose gradients.
         max_norm: largest norm.
-        patience: consecutive non-finite steps that end the run.
+        max_bad_steps: so many in a row end the run.
+
+    Raises:
+        ValueError: if ``max_bad_steps`` is not positive.
     """
 
-    def __init__(self, network: nn.Module, max_norm: float = 1.0, patience: int = 10) -> None:
+    def __init__(self, network: nn.Module, max_norm: float = 1.0, max_bad_steps: int = 10) -> None:
+        if max_bad_steps < 1:
+            raise ValueError(f"max_bad_steps must be positive, got {max_bad_steps}")
         self.network = network
         self.max_norm = max_norm
-        self.patience = patience
+        self.max_bad_steps = max_bad_steps
         self.bad_steps = 0
+        self.bad_steps_in_a_row = 0
 
     def attach(self, engine: Engine) -> None:
         """Run after every backward pass."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Clip.
+        """Clip, or drop the step.
 
         Raises:
-            RuntimeError: after ``patience`` non-finite steps in a row.
+            UserError: after ``max_bad_steps`` non-finite steps in a row.
         """
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        if torch.isfinite(norm):
-            self.bad_steps = 0
+        output: Any = engine.state.output
+        finite = torch.isfinite(norm) & torch.isfinite(output[Keys.LOSS].detach())
+        # Gradients are shared by all processes, losses are not; they must agree, or their networks would part.
+        bad = bool(idist.all_reduce(float(not finite)))
+        self.bad_steps += bad
+        self.bad_steps_in_a_row = self.bad_steps_in_a_row + 1 if bad else 0
+        engine.state.metrics["bad_steps"] = self.bad_steps
+        if not bad:
             return
-        self.bad_steps += 1
+        # An optimizer passes over parameters without a gradient.
         for parameter in self.network.parameters():
             parameter.grad = None
-        if self.bad_steps >= self.patience:
-            raise RuntimeError(
-                f"the loss must be finite, got {self.bad_steps} non-finite gradients in a row at iteration "
-                f"{engine.state.iteration}; lower learning_rate or set amp to false"
+        iteration = engine.state.iteration
+        if self.bad_steps_in_a_row >= self.max_bad_steps:
+            raise UserError(
+                f"the loss must be finite, got {self.bad_steps_in_a_row} non-finite steps in a row, the last at "
+                f"iteration {iteration}; lower learning_rate, set amp to false, or look for NaN in the data"
             )
+        engine.logger.warning("iteration %d dropped: its loss or gradient is not finite", iteration)
 
 
 class MaskedPSNR(CumulativeIterationMetric):

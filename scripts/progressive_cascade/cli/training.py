@@ -84,7 +84,8 @@ def run_train(options: argparse.Namespace) -> None:
     from progressive_cascade.paths import bundle_root
 
     if options.dataset is not None:
-        load_datalist(options.dataset, "training")
+        for section in ("training", "validation"):
+            load_datalist(options.dataset, section)
     if options.output is not None:
         check_output_folder(options.output)
     root = bundle_root()
