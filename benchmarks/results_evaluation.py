@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates the shipped weights for the published tables: every stage, beside the baselines, in every protocol.
 
-    python benchmarks/results_evaluation.py                        # 50 unseen phantoms: about two hours on two cores
+    python benchmarks/results_evaluation.py                        # 50 unseen phantoms: 20 minutes on two cores
     python benchmarks/results_evaluation.py --dataset dataset      # and a dataset's held-out patients
     python benchmarks/results_evaluation.py --phantoms 0 --dataset dataset
+    python benchmarks/results_evaluation.py --jobs 2               # two cases at once, each on one thread
 
 Each stage is scored at 256³ and, as ``stage_1_at_64``, on its own grid. Writes ``evaluation_phantoms_metrics.json``
 and ``evaluation_patients_metrics.json`` after every case, each with a CSV of the cases; an interrupted run goes on
-where it was. ``benchmarks/results_tables.py`` makes the tables of README and model card from these files; `make
-results` runs both.
+where it was, and the summary follows with the last case. ``benchmarks/results_tables.py`` makes the tables of README
+and model card from these files; `make results` runs both.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import multiprocessing
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +42,12 @@ from progressive_cascade.simulation import expose
 
 RESULTS = Path(__file__).parent / "results"
 STAGES = (1, 2, 3)
+Networks = Mapping[int, ProgressiveCascade]
+"""Cascades by stage."""
 _MEAN_PHANTOMS = 40
+# A job needs about 3 GB; more of them must be asked for.
+_MAX_DEFAULT_JOBS = 4
+_job: tuple[Networks, EvaluationReport]
 
 
 def load_stages(models: Path, device: str) -> tuple[dict[int, ProgressiveCascade], dict[str, dict[str, str]]]:
@@ -55,9 +65,7 @@ def load_stages(models: Path, device: str) -> tuple[dict[int, ProgressiveCascade
     return networks, {f"stage_{stage}": {"file": path.name, "sha256": file_hash(path)} for stage, path in paths.items()}
 
 
-def reconstruct_stages(
-    case: Case, networks: Mapping[int, ProgressiveCascade], image: torch.Tensor, beam: ConeBeam
-) -> dict[str, np.ndarray]:
+def reconstruct_stages(case: Case, networks: Networks, image: torch.Tensor, beam: ConeBeam) -> dict[str, np.ndarray]:
     """What every stage makes of a patient's radiographs, on the case's grid and on its own; the last stage first.
 
     Args:
@@ -79,8 +87,29 @@ def reconstruct_stages(
     return volumes
 
 
+def score(item: Mapping[str, Any], networks: Networks, report: EvaluationReport) -> dict[str, Any]:
+    """Scores one case.
+
+    Args:
+        item: of :func:`progressive_cascade.cases.evaluation_items`.
+        networks: cascades by stage.
+        report: how to score; it is left as it is.
+
+    Returns:
+        The record that the report shall keep.
+    """
+    case = load_case(item)
+    x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
+    hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
+    image = expose(hu, report.beam.at((float(x), float(y), float(z))), affine=case.affine)
+    own = copy.copy(report)
+    own.cases = []
+    own.score_case(case, reconstruct_stages(case, networks, image, report.beam), image=image)
+    return own.cases[0]
+
+
 def evaluate(
-    items: Sequence[Mapping[str, Any]], networks: Mapping[int, ProgressiveCascade], report: EvaluationReport
+    items: Sequence[Mapping[str, Any]], networks: Networks, report: EvaluationReport, *, jobs: int = 1
 ) -> None:
     """Scores the items that the report does not have yet, and writes it after each.
 
@@ -88,18 +117,45 @@ def evaluate(
         items: of :func:`progressive_cascade.cases.evaluation_items`.
         networks: cascades by stage.
         report: where to keep the scores.
+        jobs: cases at once, each in a process of its own on one thread; 1: in this process, on torch's threads.
     """
     report.resume()
     done = {case["case"] for case in report.cases}
-    for item in tqdm(items, desc=report.stem, unit=" case"):
-        if str(item.get("case", item["patient"])) in done:
-            continue
-        case = load_case(item)
-        x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
-        hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
-        image = expose(hu, report.beam.at((float(x), float(y), float(z))), affine=case.affine)
-        report.score_case(case, reconstruct_stages(case, networks, image, report.beam), image=image)
-        report.write()
+    left = [item for item in items if str(item.get("case", item["patient"])) not in done]
+    with tqdm(total=len(items), initial=len(items) - len(left), desc=report.stem, unit=" case") as progress:
+        for record in _records(left, networks, report, jobs=min(jobs, len(left))):
+            report.cases.append(record)
+            report.write(finished=False)
+            progress.update()
+    report.write()
+
+
+def _records(
+    items: Sequence[Mapping[str, Any]], networks: Networks, report: EvaluationReport, *, jobs: int
+) -> Iterator[dict[str, Any]]:
+    """The items' records, in their order."""
+    if jobs < 2:
+        yield from (score(item, networks, report) for item in items)
+        return
+    # Not forked: this process may have started threads, of which a fork has only the locks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_start_job, initargs=(networks, report)) as pool:
+        try:
+            yield from pool.map(_score_in_job, items)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_job(networks: Networks, report: EvaluationReport) -> None:
+    """Keeps in a job what all of its cases need."""
+    global _job
+    torch.set_num_threads(1)
+    _job = networks, report
+
+
+def _score_in_job(item: Mapping[str, Any]) -> dict[str, Any]:
+    return score(item, *_job)
 
 
 def build_report(
@@ -123,6 +179,10 @@ def build_report(
     )
 
 
+def _default_jobs(device: str) -> int:
+    return min(os.cpu_count() or 1, _MAX_DEFAULT_JOBS) if device == "cpu" else 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate phantoms, then patients."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,22 +190,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`, whose test patients to take")
     parser.add_argument("--models", type=Path, default=bundle_root() / "models", help="folder of the stages' weights")
     parser.add_argument("--device", default="cpu", help="where to reconstruct")
+    parser.add_argument("--jobs", type=int, help="cases at once (default: one for each core, at most 4; 1 on a GPU)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write")
     options = parser.parse_args(arguments)
     try:
         if options.phantoms < 1 and options.dataset is None:
             raise UserError("nothing to evaluate: give --phantoms N or --dataset DATASET")
+        jobs = _default_jobs(options.device) if options.jobs is None else options.jobs
+        if jobs < 1:
+            raise UserError(f"--jobs must be at least 1, got {jobs}")
         networks, checkpoints = load_stages(options.models, options.device)
         for network in networks.values():
             check_beam(network, ConeBeam.preset("chest_stand"))
         if options.phantoms > 0:
             report = build_report("evaluation_phantoms", options, checkpoints, dataset=None)
-            evaluate(evaluation_items(num_phantoms=options.phantoms), networks, report)
+            evaluate(evaluation_items(num_phantoms=options.phantoms), networks, report, jobs=jobs)
         if options.dataset is not None:
-            items = evaluation_items(options.dataset)
-            evaluate(
-                items, networks, build_report("evaluation_patients", options, checkpoints, dataset=options.dataset)
-            )
+            report = build_report("evaluation_patients", options, checkpoints, dataset=options.dataset)
+            evaluate(evaluation_items(options.dataset), networks, report, jobs=jobs)
     except (UserError, FileNotFoundError) as error:
         print(f"results_evaluation: error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reconstruction loses by what it was not told: wrong angles and distances, noise, uncalibrated pixels.
 
-    python benchmarks/robustness.py                          # five unseen phantoms; more than an hour on two cores
+    python benchmarks/robustness.py                          # five unseen phantoms; about an hour on one core
     python benchmarks/robustness.py --dataset dataset        # a dataset's test patients in their place
     python benchmarks/robustness.py --conditions view_angle photons
     python benchmarks/robustness.py --quick                  # stage 1, one phantom, the ends of each curve: a minute
@@ -15,10 +15,12 @@ unless it is told otherwise:
     scale        the line integrals are multiplied by an unknown factor, taken for calibrated and declared not to be
     offset       the line integrals are shifted by an unknown amount, likewise
     grey_levels  display values, 500 times the line integral plus 100, which nobody takes for line integrals
+    missing_view the lateral is blank, which the command line would refuse
 
 Protocol `native` on the cascade's own grid, and how well the result explains the X-rays it was given. Writes
 ``robustness.json`` after every point, goes on where an earlier run with the same weights stopped, and draws
-``robustness.png``. What becomes of a missing, blank or repeated lateral is tried on the command line, too.
+``robustness.png`` beside it, or into ``bundle/docs`` where every curve was measured into the default folder. What
+becomes of a missing, blank or repeated lateral is tried on the command line, too.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation import infer_hu
 from progressive_cascade.geometry import VOLUME_SHAPE
 from progressive_cascade.io import finite, read_json, save_json
-from progressive_cascade.metrics import body_mask, evaluate_volume, reprojection_psnr
+from progressive_cascade.metrics import parse_truth, reprojection_psnr, score_volume
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.reconstruction import check_beam, default_checkpoint, file_hash, load_cascade
 from progressive_cascade.report import curves_figure
@@ -52,7 +54,7 @@ from progressive_cascade.scores import CONFIDENCE, patient_means, summarize_valu
 
 MEASURES = {
     "native_psnr_3d_db": "PSNR [dB], native",
-    "native_ssim_3d": "SSIM, native",
+    "native_body_psnr_3d_db": "PSNR in the body [dB], native",
     "reprojection_psnr_db": "re-projection PSNR [dB]",
 }
 """What is drawn, from top to bottom; the JSON has every score of the protocol."""
@@ -66,7 +68,7 @@ class Bench:
 
     Args:
         checkpoint: its weights.
-        output: folder of ``robustness.json`` and ``robustness.png``.
+        output: folder of ``robustness.json``.
         device: where to reconstruct.
 
     Raises:
@@ -115,14 +117,14 @@ class Bench:
         full, grid = load_case(item), self.network.grid
         # The X-rays are of a volume finer than the reconstruction, where there is one.
         fine, truth = full.at_grid(min(VOLUME_SHAPE[0], 2 * grid)), full.at_grid(grid)
-        body = body_mask(truth.hu)
+        reference = parse_truth(truth.hu, valid=truth.valid)
         if not self.report["missing_views"]:
             image, _ = take_radiographs(fine, self.beam, Point(NOMINAL, 0.0, True), seed=0)
             self.report["missing_views"] = finite(try_missing_views(image[0, 0].numpy(), self.beam, self.checkpoint))
         for point in left:
             image, calibrated = take_radiographs(fine, self.beam, point, seed=int(item.get("seed", 0)))
             hu = infer_hu(self.network, image, self.beam, calibrated=calibrated)
-            scores = evaluate_volume(hu, truth.hu, valid=truth.valid, body=body)
+            scores = score_volume(hu, reference, ["native"])
             mu = hu_to_mu(torch.from_numpy(hu))[None, None]
             projected = line_integrals(mu, self.beam, affine=volume_affine((grid, grid, grid), EXTENT / grid))
             scores["reprojection_psnr_db"] = reprojection_psnr(projected, image)
@@ -133,8 +135,12 @@ class Bench:
             save_json(self.report, self.path)
             print(f"{name}  {point.condition} {point.value:g}: {scores['native_psnr_3d_db']:.2f} dB", flush=True)
 
-    def write(self) -> None:
-        """Add the summary to the file and draw it."""
+    def write(self, picture: Path) -> None:
+        """Add the summary to the file and draw it.
+
+        Args:
+            picture: PNG file.
+        """
         summary = self._summarize()
         self.report["summary"] = [
             {"condition": condition, "value": value, "calibrated": calibrated, "scores": scores}
@@ -158,7 +164,7 @@ class Bench:
                 f"{settings['checkpoint']['file']} ({settings['checkpoint']['sha256'][:8]}), {settings['grid']}³, "
                 f"{patients} {'patient' if patients == 1 else 'patients'}; bands: 95 % intervals"
             )
-            curves_figure(rows, self.output / "robustness.png", title=title)
+            curves_figure(rows, picture, title=title)
 
     def _summarize(self) -> Summary:
         points: dict[tuple[str, float, bool], list[dict[str, Any]]] = {}
@@ -204,12 +210,16 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one phantom, the ends of each curve")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and the picture")
+    parser.add_argument("--picture", type=Path, help="PNG file (default: in --output; of the full run in bundle/docs)")
     options = parser.parse_args(arguments)
     if options.phantoms is None:
         options.phantoms = 0 if options.dataset else 1 if options.quick else 5
     if options.checkpoint is None:
         stage1 = bundle_root() / "models" / "stage1_best.pt"
         options.checkpoint = stage1 if options.quick else default_checkpoint()
+    if options.picture is None:
+        published = options.output == RESULTS and not options.quick and set(options.conditions) == set(CONDITIONS)
+        options.picture = (bundle_root() / "docs" if published else options.output) / "robustness.png"
     return options
 
 
@@ -224,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"robustness: error: {error}", file=sys.stderr)
         return 2
-    bench.write()
+    bench.write(options.picture)
     print(f"{len(bench.report['rows'])} points: {bench.path}")
     return 0
 

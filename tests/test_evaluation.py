@@ -203,6 +203,9 @@ def test_report_goes_on_where_it_was(case: Case, tmp_path: Path) -> None:
     assert not report.resume()
     report.score_case(case, {"cascade": np.full(case.hu.shape, -1000.0)}, image=_image(case))
     report.cases[0]["scores"]["cascade"]["native_bone_mae_hu"] = math.nan
+    report.write(finished=False)
+    assert "summary" not in json.loads(report.path.read_text())
+    assert EvaluationReport(tmp_path, **settings, description={"checkpoint": "a"}).resume()
     report.write()
     again = EvaluationReport(tmp_path, **settings, description={"checkpoint": "a"})
     assert again.resume() and again.summary() == report.summary()
@@ -260,7 +263,7 @@ def test_evaluate_workflow_takes_protocols_as_a_key(
 ) -> None:
     """configs/evaluate.json scores by the protocols of its top-level key, and names patient and weights."""
     monkeypatch.chdir(BUNDLE)
-    torch.save(small_cascade(stage=1, voxel_dim=64).state_dict(), tmp_path / "weights.pt")
+    torch.save(small_cascade(stage=1, token_dim=64).state_dict(), tmp_path / "weights.pt")
     overrides = {
         "checkpoint": str(tmp_path / "weights.pt"),
         "geometry": BEAM.to_dict(),

@@ -37,7 +37,7 @@ def case() -> Case:
 @pytest.fixture
 def weights(small_cascade, tmp_path: Path) -> Path:
     """A miniature of stage 1."""
-    torch.save(small_cascade(stage=1, voxel_dim=64).state_dict(), tmp_path / "weights.pt")
+    torch.save(small_cascade(stage=1, token_dim=64).state_dict(), tmp_path / "weights.pt")
     return tmp_path / "weights.pt"
 
 
@@ -78,6 +78,20 @@ def test_uncalibrated_pixels_are_scaled_and_shifted(case: Case) -> None:
     grey, told = take_radiographs(case, BEAM, Point("grey_levels", 500.0, False), seed=0)
     assert told is False
     assert np.corrcoef(grey.flatten(), nominal.flatten())[0, 1] == pytest.approx(1, abs=0.02)
+
+
+def test_missing_view_is_blank(case: Case) -> None:
+    """The lateral shows nothing, the PA everything."""
+    nominal, missing = _image(case), _image(case, "missing_view", 1.0)
+    assert torch.equal(missing[:, 0], nominal[:, 0]) and not missing[:, 1].any() and nominal[:, 1].any()
+
+
+def test_picture_goes_into_the_docs_when_the_run_is_the_published_one(tmp_path: Path) -> None:
+    """A part of the curves, or another folder, leaves the published picture alone."""
+    full = robustness.parse_options([]).picture
+    assert full.parts[-3:] == ("bundle", "docs", "robustness.png")
+    assert robustness.parse_options(["--quick"]).picture == robustness.RESULTS / "robustness.png"
+    assert robustness.parse_options(["--output", str(tmp_path)]).picture == tmp_path / "robustness.png"
 
 
 def test_points_are_each_taken_once() -> None:

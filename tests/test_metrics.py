@@ -11,6 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from progressive_cascade import metric_sums
 from progressive_cascade.errors import UserError
 from progressive_cascade.metrics import (
     HEADLINES,
@@ -18,9 +19,11 @@ from progressive_cascade.metrics import (
     body_mask,
     evaluate_volume,
     parse_protocols,
+    parse_truth,
     reprojection_psnr,
+    score_volume,
 )
-from progressive_cascade.tissues import TISSUES, tissue_errors
+from progressive_cascade.tissues import TISSUES, tissue_classes
 
 _SHAPE = (38, 20, 26)
 
@@ -121,12 +124,13 @@ def test_native_tissues_are_told_by_the_truth(
             assert scores[f"native_{prefix}{name}_hu"] == pytest.approx(value, abs=1e-6)
 
 
-def test_tissue_borders_belong_to_the_class_above() -> None:
+def test_tissue_borders_belong_to_the_class_above(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     """Each class is [from, to); one without voxels has no error."""
     target = torch.tensor([-951.0, -950.0, -191.0, -190.0, -30.0, -29.0, 149.0, 150.0])
-    scores = tissue_errors(torch.arange(1.0, 9.0), target)
-    assert [scores[f"{tissue}_bias_hu"] for tissue in TISSUES] == [1.0, 2.5, 4.5, 6.5, 8.0]
-    assert math.isnan(tissue_errors(torch.ones(1), torch.zeros(1))["bone_mae_hu"])
+    assert tissue_classes(target).tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+    scores = evaluate_volume(volumes[0], np.minimum(volumes[1], 149.0))
+    assert math.isnan(scores["native_bone_mae_hu"]) and math.isnan(scores["native_body_bone_bias_hu"])
+    assert math.isfinite(scores["native_soft_mae_hu"])
 
 
 def test_native_finds_the_body_where_none_is_given(volumes: tuple[np.ndarray, np.ndarray]) -> None:
@@ -287,6 +291,31 @@ def test_scores_do_not_depend_on_the_container(volumes: tuple[np.ndarray, np.nda
     for protocol in PROTOCOLS:
         expected = evaluate_volume(*volumes, protocol=protocol)
         assert evaluate_volume(tensors[0], tensors[1], protocol=protocol) == pytest.approx(expected, abs=0)
+
+
+def test_scores_do_not_depend_on_the_compiler(
+    volumes: tuple[np.ndarray, np.ndarray], masks: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled loops and plain torch give the same numbers, with masks and without."""
+    valid, body = masks
+    for options in ({}, {"valid": valid, "body": body}):
+        compiled = score_volume(volumes[0], parse_truth(volumes[1], **options), list(PROTOCOLS))
+        with monkeypatch.context() as without_numba:
+            without_numba.setattr(metric_sums, "_compiled", lambda: None)
+            plain = score_volume(volumes[0], parse_truth(volumes[1], **options), list(PROTOCOLS))
+        assert list(plain) == list(compiled) and plain == pytest.approx(compiled, abs=1e-9, nan_ok=True)
+
+
+def test_a_truth_serves_many_reconstructions(
+    volumes: tuple[np.ndarray, np.ndarray], masks: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """What is kept of the truth changes no score, whatever was scored before and by whichever protocols."""
+    truth = parse_truth(volumes[1], valid=masks[0], body=masks[1])
+    for prediction in (volumes[0], volumes[1] + 10, volumes[0]):
+        scores = score_volume(prediction, truth, "xmed x2ct perx2ct native")
+        for protocol in PROTOCOLS:
+            alone = evaluate_volume(prediction, volumes[1], protocol=protocol, valid=masks[0], body=masks[1])
+            assert {name: scores[name] for name in alone} == pytest.approx(alone, abs=1e-12, nan_ok=True)
 
 
 def test_evaluate_refuses_unknown_protocols_and_shapes(volumes: tuple[np.ndarray, np.ndarray]) -> None:

@@ -42,12 +42,13 @@ class Condition:
 
 
 CONDITIONS = {
-    "view_angle": Condition("error of the lateral's angle [degrees]", (0, 1, 2, 3, 5, 7, 10), 0),
-    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 3, 5, 7, 10), 0),
+    "view_angle": Condition("error of the lateral's angle [degrees]", (0, 1, 2, 5, 10), 0),
+    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 5, 10), 0),
     "photons": Condition("photons per pixel", (1e6, 1e5, 1e4, 1e3), log_x=True),
-    "scale": Condition("unknown factor", (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2), 1, (True, False)),
-    "offset": Condition("unknown offset", (0, 0.05, 0.1, 0.2, 0.3), 0, (True, False)),
+    "scale": Condition("unknown factor", (0.8, 0.9, 1.0, 1.1, 1.2), 1, (True, False)),
+    "offset": Condition("unknown offset", (0, 0.1, 0.3), 0, (True, False)),
     "grey_levels": Condition("grey levels per unit", (_GREY_SCALE,), declared=(False,)),
+    "missing_view": Condition("blank laterals", (0, 1), 0, (True, False)),
 }
 """Conditions by name."""
 
@@ -108,6 +109,8 @@ def take_radiographs(case: Case, beam: ConeBeam, point: Point, *, seed: int) -> 
         exposure=exposure,
         generator=torch.Generator().manual_seed(seed),
     )
+    if point.condition == "missing_view" and value:
+        image[:, 1] = 0
     if point.condition == "scale":
         return value * image, point.calibrated
     if point.condition == "offset":

@@ -21,7 +21,15 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.inferers import CascadeInferer
 from progressive_cascade.io import finite, read_json, save_json, save_nifti
-from progressive_cascade.metrics import BODY_HU, body_mask, evaluate_volume, parse_protocols, reprojection_psnr
+from progressive_cascade.metrics import (
+    BODY_HU,
+    Truth,
+    body_mask,
+    parse_protocols,
+    parse_truth,
+    reprojection_psnr,
+    score_volume,
+)
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.projector import parse_beam, project
 from progressive_cascade.report import comparison_figure
@@ -121,11 +129,7 @@ class EvaluationReport:
         truths = {size: _truth(case, size) for size in {volume.shape[0] for volume in methods.values()}}
         scores: dict[str, dict[str, float]] = {}
         for name, volume in methods.items():
-            truth, body = truths[volume.shape[0]]
-            scores[name] = {}
-            for protocol in self.protocols:
-                own = evaluate_volume(volume, truth.hu, protocol=protocol, valid=truth.valid, body=body)
-                scores[name].update(own)
+            scores[name] = score_volume(volume, truths[volume.shape[0]], self.protocols)
             scores[name]["reprojection_psnr_db"] = reprojection_psnr(projections[name], measured)
         first = next(iter(reconstructions))
         agreed = agreement(projections[first], measured, self.beam.views)
@@ -158,13 +162,18 @@ class EvaluationReport:
         """Every score over the patients, per method; see :func:`progressive_cascade.scores.summarize`."""
         return summarize(self.cases)
 
-    def write(self, engine: Engine | None = None) -> None:
-        """Write ``STEM_metrics.json`` (description, summary, every case) and ``STEM_cases.csv``."""
+    def write(self, engine: Engine | None = None, *, finished: bool = True) -> None:
+        """Write ``STEM_metrics.json`` (description, summary, every case) and ``STEM_cases.csv``.
+
+        Args:
+            engine: as a handler: whose run ends.
+            finished: whether this is the last case; until then there is no summary, whose intervals take seconds.
+        """
         report = {
             **self._heading(),
             "num_cases": len(self.cases),
             "num_patients": len({case["patient"] for case in self.cases}),
-            "summary": self.summary(),
+            **({"summary": self.summary()} if finished else {}),
             "cases": self.cases,
         }
         save_json(finite(report), self.path)
@@ -239,13 +248,13 @@ def infer_hu(
     return unit_to_hu(unit[0, 0].float().clamp(0, 1)).round().cpu().numpy()
 
 
-def _truth(case: Case, size: int) -> tuple[Case, np.ndarray]:
-    """The case on a grid, and its body there."""
+def _truth(case: Case, size: int) -> Truth:
+    """The case on a grid, to compare with."""
     truth = case if case.hu.shape[0] == size else case.at_grid(size)
-    body = body_mask(truth.hu)
+    body = np.asarray(body_mask(truth.hu))
     if not (body if truth.valid is None else body & (truth.valid > 0)).any():
         raise UserError(f"case {case.name} must show a body, got no scanned voxel above {BODY_HU:g} HU")
-    return truth, np.asarray(body)
+    return parse_truth(truth.hu, valid=truth.valid, body=body)
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:

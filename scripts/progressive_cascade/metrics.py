@@ -34,9 +34,19 @@ from scipy import ndimage
 from torch import Tensor
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.protocols import HEADLINES, PROTOCOLS, Volumes, psnr
+from progressive_cascade.protocols import HEADLINES, PROTOCOLS, Truth, Volumes, psnr
 
-__all__ = ["HEADLINES", "PROTOCOLS", "body_mask", "evaluate_volume", "parse_protocols", "reprojection_psnr"]
+__all__ = [
+    "HEADLINES",
+    "PROTOCOLS",
+    "Truth",
+    "body_mask",
+    "evaluate_volume",
+    "parse_protocols",
+    "parse_truth",
+    "reprojection_psnr",
+    "score_volume",
+]
 
 Array = Tensor | np.ndarray
 
@@ -79,19 +89,60 @@ def evaluate_volume(
         40.0
     """
     (protocol,) = parse_protocols([protocol])
+    truth = parse_truth(target_hu, valid=valid, body=body, hu_offset=hu_offset)
+    return score_volume(prediction_hu, truth, [protocol])
+
+
+def parse_truth(
+    target_hu: Array, *, valid: Array | None = None, body: Array | None = None, hu_offset: float = 1024.0
+) -> Truth:
+    """The truth, checked, to compare several reconstructions with.
+
+    Args:
+        target_hu: see :func:`evaluate_volume`.
+        valid: likewise.
+        body: likewise.
+        hu_offset: likewise.
+
+    Returns:
+        What :func:`score_volume` takes.
+
+    Raises:
+        ValueError: see :func:`evaluate_volume`.
+    """
     target = _as_volume("target_hu", target_hu, None)
-    prediction = _as_volume("prediction_hu", prediction_hu, target)
     scanned = None if valid is None else _as_volume("valid", valid, target) > 0
     if scanned is not None and not scanned.any():
         raise ValueError("valid must mark at least one scanned voxel, got none")
-    inside = torch.as_tensor(body_mask(target[0]))[None] if body is None else _as_volume("body", body, target) > 0
+    inside = torch.as_tensor(body_mask(target)) if body is None else _as_volume("body", body, target) > 0
     if scanned is not None:
         inside = inside & scanned
     if not inside.any():
         name, found = ("target_hu", f"nothing above {BODY_HU:g} HU") if body is None else ("body", "an empty mask")
         raise ValueError(f"{name} must show a body among the valid voxels, got {found}")
-    volumes = Volumes(prediction=prediction, target=target, valid=scanned, body=inside, hu_offset=hu_offset)
-    return {f"{protocol}_{name}": float(value) for name, value in PROTOCOLS[protocol](volumes).items()}
+    return Truth(target, valid=scanned, body=inside, hu_offset=hu_offset)
+
+
+def score_volume(prediction_hu: Array, truth: Truth, protocols: str | Sequence[str]) -> dict[str, float]:
+    """Score a reconstruction by several protocols; what they share is computed once.
+
+    Args:
+        prediction_hu: see :func:`evaluate_volume`.
+        truth: of :func:`parse_truth`.
+        protocols: as for :func:`parse_protocols`.
+
+    Returns:
+        See :func:`evaluate_volume`.
+
+    Raises:
+        ValueError: see :func:`evaluate_volume`.
+    """
+    volumes = Volumes(_as_volume("prediction_hu", prediction_hu, truth.hu), truth)
+    return {
+        f"{protocol}_{name}": value
+        for protocol in parse_protocols(protocols)
+        for name, value in PROTOCOLS[protocol](volumes).items()
+    }
 
 
 def parse_protocols(names: str | Sequence[str]) -> list[str]:
@@ -167,7 +218,7 @@ def reprojection_psnr(predicted: Array, measured: Array) -> float:
 
 
 def _as_volume(name: str, values: Array, like: Tensor | None) -> Tensor:
-    """(1, x, y, z) in float64, on the truth's device."""
+    """(x, y, z) in float64, on the truth's device."""
     volume = torch.as_tensor(values).detach().as_subclass(Tensor)
     device = volume.device if like is None else like.device
     # Apple's GPUs have no float64.
@@ -176,4 +227,4 @@ def _as_volume(name: str, values: Array, like: Tensor | None) -> Tensor:
         raise ValueError(f"{name} must have shape (x, y, z), got {tuple(volume.shape)}")
     if like is not None and volume.shape[-3:] != like.shape[-3:]:
         raise ValueError(f"{name} must have target_hu's shape {tuple(like.shape[-3:])}, got {tuple(volume.shape[-3:])}")
-    return volume.reshape(1, *volume.shape[-3:])
+    return volume.reshape(volume.shape[-3:])

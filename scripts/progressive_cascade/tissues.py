@@ -23,31 +23,20 @@ doi 10.1164/ajrccm.152.2.7633722), adipose tissue and muscle (Mitsiopoulos et al
 doi 10.1152/jappl.1998.85.1.115), and bone, or contrast medium, above."""
 
 
-def tissue_errors(error: Tensor, target_hu: Tensor, mask: Tensor | None = None) -> dict[str, float]:
-    """Mean absolute error and bias of every tissue.
+def tissue_classes(target_hu: Tensor) -> Tensor:
+    """Which tissue every voxel is.
 
     Args:
-        error: prediction minus truth [HU], any shape.
-        target_hu: truth of the same shape [HU].
-        mask: bool, which voxels count; default: all.
+        target_hu: truth, any shape [HU].
 
     Returns:
-        ``<tissue>_mae_hu`` and ``<tissue>_bias_hu`` (positive: too dense); nan where there is no such tissue.
+        Index into :data:`TISSUES`, same shape, uint8.
 
     Example:
-        >>> tissue_errors(torch.tensor([3.0, -5.0]), torch.tensor([-1000.0, 40.0]))["soft_bias_hu"]
-        -5.0
+        >>> list(TISSUES)[tissue_classes(torch.tensor([40.0]))[0]]
+        'soft'
     """
-    if mask is not None:
-        error, target_hu = error[mask], target_hu[mask]
-    borders = torch.tensor([low for low, _ in TISSUES.values()][1:], dtype=target_hu.dtype, device=target_hu.device)
-    classes = torch.bucketize(target_hu.flatten(), borders, right=True)
-    counts, absolute, signed = (
-        torch.bincount(classes, weights=weights, minlength=len(TISSUES)).double()
-        for weights in (None, error.abs().flatten(), error.flatten())
-    )
-    scores = {}
-    for index, tissue in enumerate(TISSUES):
-        scores[f"{tissue}_mae_hu"] = float(absolute[index] / counts[index])
-        scores[f"{tissue}_bias_hu"] = float(signed[index] / counts[index])
-    return scores
+    classes = torch.zeros(target_hu.shape, dtype=torch.uint8, device=target_hu.device)
+    for low, _ in list(TISSUES.values())[1:]:
+        classes += target_hu >= low
+    return classes
