@@ -10,8 +10,9 @@ A table stands between two comments in a Markdown file,
     <!-- end of results -->
 
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
-table: main, hopes, gains, tissues, papers or each (one row per patient). What stands between them is replaced. Tables
-whose evaluation has not been run stay as they are.
+table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json, and
+`uncertainty main` uncertainty.md. What stands between them is replaced. Tables
+whose evaluation has not been run, or not to its end, stay as they are.
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ from typing import Any
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import atomic_path, read_json
+from published.ablation import ablation_table
 from published.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "bundle" / "docs" / "README.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "bundle" / "docs" / name for name in ("README.md", "IMPLEMENTATION.md")))
 EVALUATIONS = ("phantoms", "patients")
+# Every table by the name a marker gives it.
+ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for name, table in TABLES.items()} | {
+    "ablation main": ablation_table,
+    "uncertainty main": lambda report: list(report["lines"]),
+}
 _END = "<!-- end of results -->"
 _BLOCK = re.compile(rf"<!-- results: (?P<name>[^>]*?) -->\n(?P<body>.*?){re.escape(_END)}", re.DOTALL)
 
@@ -53,24 +60,30 @@ def fill(text: str, reports: Mapping[str, Any], origin: str = "document") -> tup
     written = []
 
     def replace(block: re.Match[str]) -> str:
-        evaluation, _, table = block["name"].partition(" ")
-        if evaluation not in EVALUATIONS or table not in TABLES:
-            raise UserError(
-                f"{origin}: a marker must name one of {', '.join(EVALUATIONS)} and one of {', '.join(TABLES)}, "
-                f"got {block['name']!r}"
-            )
+        evaluation = block["name"].partition(" ")[0]
+        if block["name"] not in ALL_TABLES:
+            raise UserError(f"{origin}: a marker must name one of {', '.join(ALL_TABLES)}, got {block['name']!r}")
         if evaluation not in reports:
             return block[0]
         try:
-            lines = TABLES[table](reports[evaluation])
+            lines = ALL_TABLES[block["name"]](reports[evaluation])
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"{origin}: the evaluation of {evaluation} lacks {error} for the table {table!r}"
+                f"{origin}: the evaluation of {evaluation} lacks {error} for the table {block['name']!r}"
             ) from error
         written.append(block["name"])
         return "\n".join([f"<!-- results: {block['name']} -->", "", *lines, "", _END])
 
     return _BLOCK.sub(replace, text), written
+
+
+def _other_reports(results: Path) -> dict[str, Any]:
+    reports: dict[str, Any] = {}
+    if (results / "cascade.json").is_file():
+        reports["ablation"] = read_json(results / "cascade.json")
+    if (results / "uncertainty.md").is_file():
+        reports["uncertainty"] = {"lines": (results / "uncertainty.md").read_text(encoding="utf-8").splitlines()}
+    return reports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stale = False
     try:
         paths = {name: options.results / f"evaluation_{name}_metrics.json" for name in EVALUATIONS}
-        reports = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+        found = {name: read_json(path) for name, path in paths.items() if path.is_file()}
+        # The summary is what an evaluation writes last.
+        reports = {name: report for name, report in found.items() if "summary" in report}
+        reports |= _other_reports(options.results)
         for document in options.documents:
             text = document.read_text(encoding="utf-8")
             filled, written = fill(text, reports, origin=str(document))

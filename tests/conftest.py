@@ -13,14 +13,12 @@ from progressive_cascade.networks import ProgressiveCascade
 
 SMALL = {
     "geometry": ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36)),
-    "voxel_dim": 32,
+    "unet_channels": ((4, 8, 16), (4, 8, 16), (4, 8, 16)),
+    "encoder_channels": (4, 8, 8, 16, 16),
     "token_dim": 32,
     "num_heads": 2,
     "vit_depth": 1,
-    "coarse_depth": 1,
-    "encoder_channels": (4, 8, 8, 16),
-    "coarse_channels": 8,
-    "refine_channels": ((4, 8, 16), (4, 8, 16)),
+    "cross_attention": True,
     "lift_channels": 4,
     "consistency_iterations": (2, 2, 2),
 }

@@ -41,11 +41,7 @@ TINY = {
         "detector_shape": [64, 64],
         "pixel_spacing": [6.72, 6.72],
     },
-    "voxel_dim": 16,
-    "token_dim": 16,
-    "num_heads": 2,
-    "vit_depth": 1,
-    "coarse_depth": 1,
+    "unet_channels": [[4, 8], [4, 8], [4, 8]],
     "num_workers": 0,
     "num_phantoms": 1,
     "num_validation_phantoms": 1,
@@ -219,16 +215,33 @@ def test_all_stages_train_an_epoch_and_chain(monkeypatch, tmp_path):
     paths = {"ckpt_dir": str(tmp_path / "models"), "cache_dir": str(tmp_path / "cache")}
     for stage in (1, 2, 3):
         settings = {**TINY, **paths, "log_dir": str(tmp_path / f"logs{stage}"), "grid": 8 << (stage - 1)}
-        if stage == 3:
+        if stage > 1:
             settings["window"] = 16
         # VGG and gradients need more voxels than a miniature has; SSIM needs 11.
         settings["loss_weights"] = {"l1": 1.0, "reprojection": 0.05 if stage == 3 else 0.0}
         run(run_id="training", config_file=f"configs/stage{stage}.json", **settings)
         state = torch.load(tmp_path / "models" / f"stage{stage}_best.pt", weights_only=True)
-        assert any(name.startswith(f"refine.{stage - 2}.") for name in state) == (stage > 1)
+        assert any(name.startswith(f"stages.{stage - 1}.") for name in state)
     first = torch.load(tmp_path / "models" / "stage1_best.pt", weights_only=True)
     third = torch.load(tmp_path / "models" / "stage3_best.pt", weights_only=True)
     assert all(torch.equal(first[name], third[name]) for name in first)
+
+
+def test_the_average_is_shipped_and_a_run_resumes_with_it(monkeypatch, tmp_path):
+    """Best is the average in half precision, last keeps average and network, and a resumed run goes on from both."""
+    monkeypatch.chdir(BUNDLE)
+    paths = {"ckpt_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "log_dir": str(tmp_path)}
+    settings = {**TINY, **paths, "grid": 8, "loss_weights": {"l1": 1.0}, "num_phantoms": 2, "epoch_size": 3}
+    run(run_id="training", config_file="configs/stage1.json", **settings)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    best = torch.load(tmp_path / "stage1_best.pt", weights_only=True)
+    average = last["average"]["network"]
+    assert last["average"]["steps"] == 3
+    assert all(torch.equal(best[name], value.to(best[name].dtype)) for name, value in average.items())
+    assert any(not torch.equal(last["network"][name], value) for name, value in average.items())
+    run(run_id="training", config_file="configs/stage1.json", **{**settings, "epochs": 2}, resume=True)
+    again = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert (again["epoch"], again["average"]["steps"]) == (2, 6)
 
 
 def test_component_store_knows_the_networks_and_losses():

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from progressive_cascade import ConeBeam, volume_affine
-from progressive_cascade.consistency import DataConsistency, agreement, shrink_radiographs, solve_consistency
+from progressive_cascade.consistency import (
+    DataConsistency,
+    agreement,
+    estimate_noise,
+    shrink_radiographs,
+    solve_consistency,
+)
 from progressive_cascade.projector import project
 
 BEAM = ConeBeam(detector_shape=(24, 24), pixel_spacing=(18.0, 18.0))
@@ -114,3 +120,12 @@ def test_agreement_of_equal_radiographs_is_perfect():
     off = agreement(measured * 1.1, measured, ("pa", "left_lateral"))["left_lateral"]
     assert off["relative_residual"] == pytest.approx(0.1)
     assert off["psnr_db"] == pytest.approx(20.0)
+
+
+def test_noise_is_estimated_from_the_radiographs():
+    """White noise on smooth radiographs is found to a few percent; the noisier view counts."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.linspace(0, 3, 128)[:, None] * torch.linspace(0, 1, 128)
+    image = torch.stack((smooth, smooth))[None].repeat(2, 1, 1, 1)
+    noise = torch.randn(image.shape, generator=generator) * torch.tensor([[0.01, 0.02], [0.05, 0.03]])[..., None, None]
+    torch.testing.assert_close(estimate_noise(image + noise), torch.tensor([0.02, 0.05]), rtol=0.05, atol=0)

@@ -14,7 +14,7 @@ import pytest
 from progressive_cascade.cases import evaluation_items, load_case
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation import EvaluationReport
-from progressive_cascade.io import save_json
+from progressive_cascade.io import save_json, save_nifti
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.scores import summarize
 from progressive_cascade.tissues import TISSUES
@@ -85,9 +85,29 @@ def test_evaluation_scores_every_stage_and_goes_on(
     assert (tmp_path / "evaluation_phantoms_cases.csv").read_text().count("\n") == 1 + 2 * len(methods)
 
 
+def test_jobs_give_what_one_process_gives(small_cascade, tmp_path: Path) -> None:
+    """The same records in the same order, however many cases are evaluated at once."""
+    items = []
+    for seed in (2_000_000, 2_000_001):
+        phantom = generate_phantom(seed, shape=(64, 64, 64), spacing=5.6)
+        files = {"label": tmp_path / f"{seed}.nii.gz", "valid": tmp_path / f"{seed}_valid.nii.gz"}
+        save_nifti(phantom.hu.astype(np.int16), phantom.affine, files["label"])
+        save_nifti(np.ones(phantom.hu.shape, np.uint8), phantom.affine, files["valid"])
+        items.append({**files, "case": str(seed), "patient": str(seed)})
+    networks = {1: small_cascade(stage=1).eval()}
+    settings = {"geometry": SMALL["geometry"], "pictures": False, "baselines": False}
+    reports = [EvaluationReport(tmp_path / str(jobs), **settings) for jobs in (1, 2)]
+    for jobs, report in enumerate(reports, start=1):
+        results_evaluation.evaluate(items, networks, report, jobs=jobs)
+    for one, other in zip(reports[0].cases, reports[1].cases, strict=True):
+        assert one["case"] == other["case"]
+        for method, scores in one["scores"].items():
+            assert other["scores"][method] == pytest.approx(scores, rel=1e-3, nan_ok=True)  # threads sum differently
+
+
 def test_evaluation_refuses_to_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither phantoms nor patients, or no weights: one line, exit 2, no file."""
-    for arguments in (["--phantoms", "0"], ["--models", str(tmp_path / "none")]):
+    """Neither phantoms nor patients, no weights, or no jobs: one line, exit 2, no file."""
+    for arguments in (["--phantoms", "0"], ["--models", str(tmp_path / "none")], ["--jobs", "0"]):
         assert results_evaluation.main([*arguments, "--output", str(tmp_path)]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
@@ -154,13 +174,13 @@ def test_fill_replaces_what_stands_between_the_markers() -> None:
 def test_fill_refuses_markers_it_does_not_know() -> None:
     """An unknown evaluation or table, a block without an end, an evaluation without the table's numbers."""
     for name in ("phantoms mian", "patient main", ""):
-        with pytest.raises(UserError, match="a marker must name one of phantoms, patients and one of main"):
+        with pytest.raises(UserError, match="a marker must name one of phantoms main, "):
             fill(_document(name), {})
     with pytest.raises(UserError, match="must be closed"):
         fill("<!-- results: phantoms main -->\n", {})
     report = _report("phantom_1")
     del report["summary"]["stage_3"]
-    with pytest.raises(UserError, match="lacks 'stage_3' for the table 'tissues'"):
+    with pytest.raises(UserError, match="lacks 'stage_3' for the table 'phantoms tissues'"):
         fill(_document("phantoms tissues"), {"phantoms": report})
 
 
@@ -175,6 +195,18 @@ def test_script_writes_and_checks(tmp_path: Path) -> None:
     assert results_tables.main(arguments) == 0
     assert "held out for testing (LIDC-1, TCGA-2)" in document.read_text(encoding="utf-8")
     assert results_tables.main([*arguments, "--check"]) == 0
+
+
+def test_an_unfinished_evaluation_is_not_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its summary an evaluation is still running: its tables stay as they are."""
+    report = _report("LIDC-1", "TCGA-2")
+    del report["summary"]
+    save_json(report, tmp_path / "evaluation_patients_metrics.json")
+    document = tmp_path / "README.md"
+    document.write_text(_document("patients main"), encoding="utf-8")
+    assert results_tables.main(["--results", str(tmp_path), "--documents", str(document)]) == 0
+    assert document.read_text(encoding="utf-8") == _document("patients main")
+    assert "no evaluation yet" in capsys.readouterr().out
 
 
 def test_published_tables_are_those_of_the_evaluations() -> None:

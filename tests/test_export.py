@@ -154,7 +154,7 @@ def test_a_folder_that_is_not_empty_is_refused(models, tmp_path, capsys):
             lambda models: _scale(models / "stage1_best.pt", "projection_matrices"),
             "must have the geometry of the config",
         ),
-        (lambda models: _widen(models / "stage1_best.pt"), "first difference: coarse.position"),
+        (lambda models: _widen(models / "stage1_best.pt"), "first difference: stages.0.unet.out.weight"),
     ],
 )
 def test_wrong_weights_are_refused(models, tmp_path, capsys, spoil, words):
@@ -170,7 +170,7 @@ def _scale(path: Path, name: str) -> None:
 
 def _widen(path: Path) -> None:
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "coarse.position": torch.zeros(1, 8, 999)}, path)
+    torch.save({**state, "stages.0.unet.out.weight": torch.zeros(8, 999, 3, 3, 3)}, path)
 
 
 def test_a_published_version_keeps_its_content(source, models, monkeypatch, tmp_path, capsys):
@@ -180,7 +180,7 @@ def test_a_published_version_keeps_its_content(source, models, monkeypatch, tmp_
     assert main(["export", "--output", str(tmp_path / "again"), "--published", str(published)]) == 0
     capsys.readouterr()
     state = torch.load(models / "stage1_best.pt", weights_only=True)
-    torch.save({**state, "coarse.out.bias": state["coarse.out.bias"] + 1}, models / "stage1_best.pt")
+    torch.save({**state, "stages.0.unet.out.bias": state["stages.0.unet.out.bias"] + 1}, models / "stage1_best.pt")
     arguments = ["--models", str(models), "--published"]
     for last in (published, tmp_path / "published" / BUNDLE_NAME):
         error = _refused([*arguments, str(last)], tmp_path / "out", capsys)

@@ -106,8 +106,8 @@ def test_onnx_reconstructs_the_same_volume(cascade):
 def test_a_program_needs_views_parallel_to_the_volume(cascade):
     """An oblique view runs in eager mode alone, and a program says so."""
     network = cascade(stage=1)
-    network.coarse.consistency.axes = []
-    scripted = torch.jit.script(network.coarse.consistency)
+    network.stages[0].consistency.axes = []
+    scripted = torch.jit.script(network.stages[0].consistency)
     volume = torch.full((1, 1, 8, 8, 8), 0.5)
     with pytest.raises(torch.jit.Error, match="views must be parallel"):
         scripted(volume, _image(), network.projection_matrices[None])

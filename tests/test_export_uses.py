@@ -129,7 +129,7 @@ def test_load_gives_the_network_with_its_weights(bundle, elsewhere, kind):
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     network.load_state_dict(state, strict=True)
     assert network.stage == 3
-    assert torch.equal(network.state_dict()["coarse.embed.weight"], state["coarse.embed.weight"].float())
+    assert torch.equal(network.state_dict()["stages.0.unet.enter.weight"], state["stages.0.unet.enter.weight"].float())
     assert list(elsewhere.iterdir()) == []
 
 

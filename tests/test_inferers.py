@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from progressive_cascade.consistency import DataConsistency
 from progressive_cascade.inferers import CascadeInferer
 
 
@@ -13,7 +14,7 @@ from progressive_cascade.inferers import CascadeInferer
 def network(small_cascade):
     """A three-stage miniature whose last stage does something."""
     network = small_cascade(stage=3).eval()
-    torch.nn.init.normal_(network.refine[1].out.weight, std=0.02)
+    torch.nn.init.normal_(network.stages[-1].unet.out.weight, std=0.02)
     return network
 
 
@@ -24,7 +25,8 @@ def _image(batch: int = 1) -> torch.Tensor:
 def test_one_window_equals_the_whole_pass(network):
     """With a window that covers the grid nothing is cut, and nothing changes."""
     with torch.no_grad():
-        torch.testing.assert_close(CascadeInferer(64)(_image(), network), network(_image()), atol=1e-3, rtol=0)
+        one = CascadeInferer(64, consistency_rounds=0)(_image(), network)
+        torch.testing.assert_close(one, network(_image()), atol=1e-3, rtol=0)
 
 
 def test_sliding_windows_stay_close_to_the_whole_pass(network):
@@ -80,3 +82,19 @@ def test_a_portable_inferer_does_without_compiled_kernels(monkeypatch, network):
         assert not asked
         torch.testing.assert_close(CascadeInferer(None)(_image(), network), portable)
     assert asked
+
+
+def test_further_consistency_brings_a_calibrated_pair_closer_to_its_radiographs(small_cascade):
+    """More conjugate-gradient steps leave less unexplained; an uncalibrated pair is left alone."""
+    network = small_cascade(stage=1).eval()
+    further = CascadeInferer(None, consistency_rounds=3)
+    closing = DataConsistency(16, 22.4)
+    matrices = network.projection_matrices[None]
+    with torch.no_grad():
+        plain = CascadeInferer(None, consistency_rounds=0)(_image(), network)
+        solved = further(_image(), network)
+        kept = further(_image(), network, calibrated=torch.zeros(1))
+        unexplained = [float(closing.residual(volume, _image(), matrices).norm()) for volume in (plain, solved)]
+        expected = network(_image(), calibrated=torch.zeros(1))
+    assert unexplained[1] < unexplained[0]
+    assert torch.equal(kept, expected)

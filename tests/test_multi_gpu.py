@@ -34,4 +34,4 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr}"
     state = torch.load(tmp_path / "models" / "stage1_best.pt", weights_only=True)
-    assert "coarse.out.weight" in state
+    assert "stages.0.unet.out.weight" in state

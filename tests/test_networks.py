@@ -49,8 +49,9 @@ def test_earlier_stages_are_frozen(small_cascade):
     """Only the last stage learns, and the frozen ones stay in eval mode."""
     network = small_cascade(stage=3, freeze_earlier=True).train()
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert trained and all(name.startswith("refine.1.") for name in trained)
-    assert not network.coarse.training and not network.refine[0].training and network.refine[1].training
+    assert trained and all(name.startswith("stages.2.") for name in trained)
+    frozen = [network.xray, network.stages[0], network.stages[1]]
+    assert network.stages[2].training and not any(part.training for part in frozen)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -67,7 +68,7 @@ def test_a_fresh_stage_equals_the_upsampled_earlier_one(small_cascade, stage):
 def test_a_window_equals_its_part_of_the_whole(small_cascade):
     """A window as large as the volume is the whole pass; outside a smaller one the earlier stage remains."""
     network = small_cascade(stage=2)
-    torch.nn.init.normal_(network.refine[0].out.weight, std=0.05)
+    torch.nn.init.normal_(network.stages[-1].unet.out.weight, std=0.05)
     uncalibrated = torch.zeros(1)
     with torch.no_grad():
         whole = network(_image(), calibrated=uncalibrated)
@@ -107,7 +108,7 @@ def test_gradient_checkpointing_changes_no_number(small_cascade):
         network = small_cascade(stage=1, gradient_checkpointing=flag).train()
         out = network(_image())
         out.mean().backward()
-        results.append((out.detach(), network.coarse.embed.weight.grad))
+        results.append((out.detach(), network.stages[0].unet.enter.weight.grad))
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -136,6 +137,7 @@ def test_geometry_may_differ_per_sample(small_cascade):
     [
         ({"stage": 4}, "stage must be 1, 2 or 3"),
         ({"num_heads": 5}, "num_heads must divide"),
+        ({"encoder_channels": (4, 8)}, "encoder_channels must be five"),
         ({"geometry": "nowhere"}, "geometry preset must be one of"),
         ({"geometry": ConeBeam(detector_shape=(100, 100))}, "multiple of 64"),
     ],

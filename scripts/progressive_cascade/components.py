@@ -7,7 +7,7 @@ from monai.utils import ComponentStore
 
 from progressive_cascade.consistency import DataConsistency
 from progressive_cascade.losses import CascadeLoss, GradientLoss, ReprojectionLoss, SSIMLoss3D, VGGPerceptualLoss
-from progressive_cascade.networks import CoarseStage, ProgressiveCascade, RefineStage, XrayConditioningModule
+from progressive_cascade.networks import ProgressiveCascade, RefinementStage, XrayConditioningModule
 from progressive_cascade.projector import DRR
 
 NETWORKS = ComponentStore("progressive cascade networks", "Networks that turn radiographs into CT volumes.")
@@ -16,8 +16,7 @@ OPERATORS = ComponentStore("progressive cascade operators", "Projection operator
 
 NETWORKS.add("ProgressiveCascade", "Two radiographs in, a CT volume out, in one to three stages.", ProgressiveCascade)
 NETWORKS.add("XrayConditioningModule", "2-D encoder and vision transformer over the views.", XrayConditioningModule)
-NETWORKS.add("CoarseStage", "Stage 1: volume tokens with cross-attention to the X-rays.", CoarseStage)
-NETWORKS.add("RefineStage", "Stages 2 and 3: residual refinement of any window.", RefineStage)
+NETWORKS.add("RefinementStage", "A residual 3-D U-Net that reads the radiographs, on any window.", RefinementStage)
 
 LOSSES.add("SSIMLoss3D", "1 - SSIM with separable Gaussian windows.", SSIMLoss3D)
 LOSSES.add("VGGPerceptualLoss", "Distance of VGG16 features on slices of all three planes.", VGGPerceptualLoss)

@@ -138,17 +138,37 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=[1, 2, 3], keepdim=True)
 
 
+# Root mean square error of a reconstruction, about 100 HU [1/mm].
+_MU_ERROR = 0.002
+# What voxels of 1 mm cannot show of the patient's edges, in line integrals; it grows with the voxel. On two phantoms at
+# 5.6 mm, λ = 2500 mm² gained 0.2 dB after 2 to 8 iterations; 25 mm² gained it after 2 and lost 0.5 after 8.
+_VOXEL_NOISE = 0.018
+
+
+def noise_regularization(noise: float, voxel_size: float) -> float:
+    """λ, the variance of the line integrals over the variance of mu.
+
+    Args:
+        noise: standard deviation of the radiographs' noise, no unit.
+        voxel_size: of the volume [mm].
+
+    Returns:
+        λ [mm²].
+    """
+    return (noise**2 + (_VOXEL_NOISE * voxel_size) ** 2) / _MU_ERROR**2
+
+
 class DataConsistency(nn.Module):
     """Closes a stage: a few conjugate-gradient steps that pull its [0, 1] volume back to what the radiographs say.
 
     The step works at the stage's own grid, with radiographs averaged down to two pixels per voxel, and leaves
-    uncalibrated samples as they are. λ is learned, starting from ``regularization``.
+    uncalibrated samples as they are. λ is learned, starting from :func:`noise_regularization`.
 
     Args:
         grid: voxels per axis of the volume.
         voxel_size: [mm].
         num_iterations: conjugate-gradient steps.
-        regularization: initial λ [mm²]; 100 mm² is a noise of 0.02 in y over an error of 0.002 / mm in mu.
+        noise: standard deviation of the line integrals' noise, for the initial λ.
         axes: volume axes along (beam, rows, columns) of every view (:func:`apply_projector`); default: those of a PA
             and a lateral; empty: unknown, as of oblique views, which run in eager mode alone.
     """
@@ -161,7 +181,7 @@ class DataConsistency(nn.Module):
         grid: int,
         voxel_size: float,
         num_iterations: int = 4,
-        regularization: float = 100.0,
+        noise: float = 0.0,
         axes: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
@@ -172,7 +192,9 @@ class DataConsistency(nn.Module):
         self.mu_max = self.mu_water * (1.0 + HU_MAX / 1000.0)
         self.hu_span = HU_MAX - HU_MIN
         self.hu_min = HU_MIN
-        self.log_regularization = nn.Parameter(torch.tensor(math.log(regularization)))
+        # Without iterations nothing would reach the parameter, which distributed training does not forgive.
+        start = torch.tensor(math.log(noise_regularization(noise, voxel_size)))
+        self.log_regularization = nn.Parameter(start, requires_grad=num_iterations > 0)
         affine = volume_affine((grid, grid, grid), voxel_size)
         self.register_buffer("affine", torch.as_tensor(affine, dtype=torch.float32), persistent=False)
 
@@ -249,6 +271,25 @@ def shrink_radiographs(image: Tensor, matrices: Tensor, size: int) -> Tuple[Tens
     shift = (1.0 - factor) / (2.0 * factor)
     pixels = matrices[:, :, :2] / factor + shift * matrices[:, :, 2:]
     return F.avg_pool2d(image, factor), torch.cat((pixels, matrices[:, :, 2:]), dim=2)
+
+
+def estimate_noise(image: Tensor) -> Tensor:
+    """Standard deviation of the noise in line integrals, from their second differences.
+
+    Immerkaer, Fast noise variance estimation, 1996, doi 10.1006/cviu.1996.0060, with the median in place of the mean:
+    the patient's edges count little.
+
+    Args:
+        image: line integrals (b, view, rows, cols), at least 3 x 3 pixels.
+
+    Returns:
+        (b,), of the view with more noise, no unit.
+    """
+    mask = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], device=image.device)
+    second = F.conv2d(image.flatten(0, 1)[:, None].float(), mask[None, None]).abs().flatten(1)
+    # The mask multiplies the standard deviation by 6; the median of |N(0, 1)| is 0.6745.
+    sigma = second.median(dim=1).values / (6.0 * 0.6745)
+    return sigma.reshape(image.shape[0], -1).amax(dim=1)
 
 
 def agreement(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,27 +88,34 @@ def load_cascade(checkpoint: str | Path | None = None, device: str | torch.devic
 
 def _architecture(state: Mapping[str, Tensor]) -> dict:
     """Arguments of :class:`ProgressiveCascade` read off the shapes of its parameters."""
-    blocks = {prefix: _count(state, prefix) for prefix in ("xray.blocks.", "coarse.blocks.", "refine.")}
-    image_size = 16 * math.isqrt(state["xray.position"].shape[2])
+    image_size = int(state["detector_size"])
     pixel = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / image_size
-    stage = blocks["refine."] + 1
-    refine = [
-        [state[f"refine.{index}.{name}.conv1.weight"].shape[0] for name in ("encode1", "encode2.0", "encode3")]
-        for index in range(stage - 1)
-    ]
-    return {
+    stage = _count(state, "stages.")
+    first = "stages.0."
+    views, lifted = state["projection_matrices"].shape[0], state[f"{first}unet.enter.weight"].shape[1] - 11
+    arguments = {
         "stage": stage,
         # The matrices in the state dict replace this geometry's; only its detector's shape matters here.
         "geometry": ConeBeam(detector_shape=(image_size, image_size), pixel_spacing=(pixel, pixel)),
-        "voxel_dim": state["coarse.position"].shape[2],
-        "token_dim": state["xray.position"].shape[3],
-        "vit_depth": blocks["xray.blocks."],
-        "coarse_depth": blocks["coarse.blocks."],
-        "encoder_channels": [state[f"xray.encode.{level}.conv1.weight"].shape[0] for level in range(4)],
-        "coarse_channels": state["coarse.out.weight"].shape[1],
-        "lift_channels": state["coarse.adapter.leave.weight"].shape[0],
-        **({"refine_channels": refine} if refine else {}),
+        "unet_channels": [_unet_channels(state, f"stages.{index}.unet.") for index in range(stage)],
+        "cross_attention": f"{first}unet.attend.norm.weight" in state,
+        "lift_pixels": lifted > 0,
+        "lift_channels": max(0, lifted // views - 16),
     }
+    if "xray.position" not in state:
+        return arguments
+    return {
+        **arguments,
+        "encoder_channels": [state[f"xray.encode.{level}.conv1.weight"].shape[0] for level in range(5)],
+        "token_dim": state["xray.position"].shape[3],
+        "vit_depth": _count(state, "xray.blocks."),
+    }
+
+
+def _unet_channels(state: Mapping[str, Tensor], prefix: str) -> list[int]:
+    levels = _count(state, f"{prefix}encode.")
+    finer = [state[f"{prefix}encode.{level}.0.conv1.weight"].shape[0] for level in range(levels)]
+    return [*finer, state[f"{prefix}before.conv1.weight"].shape[0]]
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:

@@ -26,6 +26,7 @@ from progressive_cascade.geometry import ConeBeam
 if TYPE_CHECKING:
     import numpy as np
 
+    from progressive_cascade.networks.uncertainty import UncertaintyHead
     from progressive_cascade.physics import Exposure
     from progressive_cascade.reconstruction import Reconstruction
 
@@ -72,8 +73,8 @@ def run_check(options: argparse.Namespace) -> None:
     image = torch.from_numpy(simulate_radiographs(phantom.hu, phantom.affine, beam))[None].to(device)
     matrices = torch.as_tensor(beam.projection_matrices(), dtype=torch.float32, device=device)[None]
     with torch.inference_mode():
-        features = network.xray(image)
-        unit = network.coarse(features.coarse, features.tokens, image, matrices, None)
+        unit, _ = network.prepare_last_stage(image, matrices)
+        unit = torch.nn.functional.adaptive_avg_pool3d(unit, _CHECK_SHAPE)
     mae = float((unit_to_hu(unit[0, 0].float().cpu()) - torch.from_numpy(phantom.hu).clip(HU_MIN, HU_MAX)).abs().mean())
     print(f"{'reconstruction':20s}64³ in {time.perf_counter() - start:.1f} s, mean absolute error {mae:.0f} HU")
     print("all is well")
@@ -150,7 +151,8 @@ def add_reconstruct(commands: Any) -> None:
     The X-rays are NIfTI files of line integrals (column, row, 1), as `simulate` writes them. The geometry they were
     taken with must be that of the checkpoint; its isocenter says where in the patient's world [mm] the CT belongs.
     Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) two files are written: CT.json (geometry, versions, the
-    checkpoint's hash, agreement with the X-rays) and CT.png.
+    checkpoint's hash, agreement with the X-rays) and CT.png. With --uncertainty SIGMA.nii.gz the standard deviation of
+    the CT's error is written as well, voxel by voxel in whole HU.
 
     example:
       progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
@@ -167,22 +169,27 @@ def add_reconstruct(commands: Any) -> None:
         help="what the X-rays were taken with, 120kV or 70keV (default: exposure.json beside PA, else 70keV)",
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    parser.add_argument(
+        "--uncertainty", type=Path, metavar="SIGMA", help="also write each voxel's standard deviation [HU], .nii.gz"
+    )
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
 
 
 def run_reconstruct(options: argparse.Namespace) -> None:
-    """Reads and checks everything, reconstructs, writes the CT and its two companions."""
+    """Reads and checks everything, reconstructs, writes the CT, its two companions and, where asked for, sigma."""
     from progressive_cascade.geometry import load_geometry
     from progressive_cascade.inferers import CascadeInferer
     from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct
     from progressive_cascade.transforms import LoadRadiographPaird, to_line_integrals
 
     check_output_file(options.output, NIFTI)
+    _check_uncertainty_file(options)
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
     read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
     image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
     if calibrated:
         image = _at_one_energy(image, _choose_exposure(options))
+    head = _load_uncertainty(options)
     network = load_cascade(options.checkpoint, select_device(options.device))
     check_beam(network, beam, str(options.geometry or "the default geometry"))
     if not calibrated:
@@ -193,6 +200,32 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):
         print(path)
+    if head is not None:
+        write_uncertainty(result, beam, head=head, output=options.uncertainty)
+        print(options.uncertainty)
+
+
+def _check_uncertainty_file(options: argparse.Namespace) -> None:
+    """Refuses, before any work, a file for sigma that cannot be written or is another file of this command."""
+    if options.uncertainty is None:
+        return
+    check_output_file(options.uncertainty, NIFTI, "--uncertainty")
+    for name in ("output", "pa", "lateral"):
+        if options.uncertainty.resolve() == getattr(options, name).resolve():
+            raise UserError(f"--uncertainty must be another file than --{name}, got {options.uncertainty} for both")
+
+
+def _load_uncertainty(options: argparse.Namespace) -> UncertaintyHead | None:
+    """The network that predicts sigma, where it is asked for."""
+    from progressive_cascade.reconstruction import default_checkpoint
+    from progressive_cascade.uncertainty import belongs_to, load_uncertainty
+
+    if options.uncertainty is None:
+        return None
+    head, weights = load_uncertainty(device=select_device(options.device)), options.checkpoint or default_checkpoint()
+    if not belongs_to(head, weights):
+        print(f"note: the uncertainty was calibrated with another checkpoint than {weights}")
+    return head
 
 
 def _choose_exposure(options: argparse.Namespace) -> Exposure:
@@ -254,6 +287,22 @@ def write_reconstruction(
     save_json(finite(record), sidecar)
     volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
     return [output, sidecar, picture]
+
+
+def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: UncertaintyHead, output: Path) -> None:
+    """Writes the standard deviation of the error of every voxel of a CT: whole HU, at least 1, with the CT's affine.
+
+    Args:
+        result: the reconstruction.
+        beam: the geometry of its radiographs.
+        head: network of :func:`progressive_cascade.uncertainty.load_uncertainty`.
+        output: the NIfTI file.
+    """
+    from progressive_cascade.io import save_nifti
+    from progressive_cascade.uncertainty import predict_sigma
+
+    sigma = predict_sigma(result, beam, head).round().clip(1, 32767)
+    save_nifti(sigma.astype("int16"), result.affine, output)
 
 
 def describe_scores(scores: dict[str, float], protocol: str) -> str:

@@ -3,13 +3,12 @@
 
 from progressive_cascade.networks.cascade import ProgressiveCascade
 from progressive_cascade.networks.lifting import lift, voxel_axes
-from progressive_cascade.networks.stages import CoarseStage, RefineStage
+from progressive_cascade.networks.stages import RefinementStage
 from progressive_cascade.networks.xray import XrayConditioningModule, XrayFeatures
 
 __all__ = [
-    "CoarseStage",
     "ProgressiveCascade",
-    "RefineStage",
+    "RefinementStage",
     "XrayConditioningModule",
     "XrayFeatures",
     "lift",

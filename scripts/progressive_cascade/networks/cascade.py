@@ -9,37 +9,40 @@ from torch.nn import functional as F
 
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.networks.blocks import Block
-from progressive_cascade.networks.stages import CoarseStage, RefineStage, StageContext
-from progressive_cascade.networks.xray import XrayConditioningModule, XrayFeatures
+from progressive_cascade.networks.stages import RefinementStage, StageContext
+from progressive_cascade.networks.xray import XrayConditioningModule
 from progressive_cascade.projector import aligned_axes, parse_beam
 
 NUM_STAGES = 3
+# The mean of a thorax in its cube, in [0, 1].
+_START = 0.3
 
 
 class ProgressiveCascade(nn.Module):
     """Two radiographs in, a CT volume out, through one to three stages of doubling resolution.
 
-    The world of the network has its isocenter at the origin; the geometry sits in it as projection matrices and
-    travels in its state dict.
+    Every stage is a residual U-Net on what the stage before made and on the radiographs (:class:`RefinementStage`);
+    the first one starts from a constant. Data consistency can close any stage. The world of the network has its
+    isocenter at the origin; the geometry sits in it as projection matrices and travels in its state dict.
 
     Args:
         stage: number of stages, 1 to 3; the output grid is ``64 * 2 ** (stage - 1)`` at the default ``image_size``.
         geometry: preset's name, mapping of :class:`ConeBeam` fields, or the object itself.
-        voxel_dim: channels of a volume token in stage 1.
+        unet_channels: of the U-Net of each stage, at 1/2, 1/4, ... of the stage's grid.
+        consistency_iterations: conjugate-gradient steps that close each stage; 0: none.
+        encoder_channels: of the radiograph pyramid at 1/2, 1/4, 1/8, 1/16 and 1/32.
         token_dim: channels of an X-ray token.
-        num_heads: attention heads; must divide ``voxel_dim`` and ``token_dim``.
+        num_heads: attention heads; must divide ``token_dim`` and the last of each stage's ``unet_channels``.
         vit_depth: transformer blocks over the radiographs.
-        coarse_depth: transformer blocks over the volume tokens of stage 1.
-        encoder_channels: of the radiograph pyramid at 1/2, 1/4, 1/8 and 1/16.
-        coarse_channels: of stage 1's decoder.
-        refine_channels: of the U-Nets of stages 2 and 3, each at 1/2, 1/4 and 1/8 of its grid.
-        lift_channels: features per view that are lifted into the volume.
-        consistency_iterations: conjugate-gradient steps that close each stage.
+        cross_view: whether X-ray tokens attend to both views.
+        cross_attention: whether the U-Nets attend to X-ray tokens at their coarsest level.
+        lift_pixels: whether every voxel gathers the radiographs at its own projection.
+        lift_channels: features per view that are lifted likewise; 0 and no cross-attention: no 2-D encoder at all.
         gradient_checkpointing: recompute every block in the backward pass instead of keeping its activations.
         freeze_earlier: train the last stage alone; the encoder and the earlier stages stay as loaded, in eval mode.
 
     Raises:
-        ValueError: if an argument does not fit, or the geometry's detector is not a square multiple of 16.
+        ValueError: if an argument does not fit, or the geometry's detector is not a square multiple of 64.
     """
 
     projection_matrices: Tensor
@@ -49,16 +52,16 @@ class ProgressiveCascade(nn.Module):
         *,
         stage: int = NUM_STAGES,
         geometry: Union[str, Dict, ConeBeam] = "chest_stand",
-        voxel_dim: int = 256,
-        token_dim: int = 256,
+        unet_channels: Sequence[Sequence[int]] = ((32, 80, 128, 128), (16, 48, 96, 128), (16, 32, 64)),
+        consistency_iterations: Sequence[int] = (0, 0, 3),
+        encoder_channels: Sequence[int] = (12, 24, 48, 96, 128),
+        token_dim: int = 128,
         num_heads: int = 4,
         vit_depth: int = 2,
-        coarse_depth: int = 2,
-        encoder_channels: Sequence[int] = (24, 48, 96, 128),
-        coarse_channels: int = 64,
-        refine_channels: Sequence[Sequence[int]] = ((32, 64, 96), (24, 48, 64)),
-        lift_channels: int = 16,
-        consistency_iterations: Sequence[int] = (6, 4, 3),
+        cross_view: bool = True,
+        cross_attention: bool = False,
+        lift_pixels: bool = True,
+        lift_channels: int = 0,
         gradient_checkpointing: bool = False,
         freeze_earlier: bool = False,
     ) -> None:
@@ -72,47 +75,44 @@ class ProgressiveCascade(nn.Module):
         self.stage = stage
         self.freeze_earlier = freeze_earlier
         self.image_size = cols
+        self.start_value = _START
         views = len(beam.views)
         axes = _program_axes(beam)
-        self.xray = XrayConditioningModule(
-            image_size=cols,
-            num_views=views,
-            channels=encoder_channels,
-            dim=token_dim,
-            depth=vit_depth,
-            num_heads=num_heads,
-        )
-        self.coarse = CoarseStage(
-            grid=cols // 8,
-            image_size=cols,
-            num_views=views,
-            level_channels=encoder_channels[2],
-            dim=token_dim,
-            voxel_dim=voxel_dim,
-            depth=coarse_depth,
-            num_heads=num_heads,
-            channels=coarse_channels,
-            lift_channels=lift_channels,
-            consistency_iterations=consistency_iterations[0],
-            axes=axes,
-        )
-        self.refine = nn.ModuleList(
-            RefineStage(
-                grid=cols // 8 * 2 ** (index + 1),
+        reads_features = cross_attention or (lift_channels > 0 and lift_pixels)
+        self.xray = (
+            XrayConditioningModule(
                 image_size=cols,
                 num_views=views,
-                level_channels=encoder_channels[1 - index],
-                patch=8 * 2**index,
+                channels=encoder_channels,
                 dim=token_dim,
-                channels=refine_channels[index],
+                depth=vit_depth,
+                num_heads=num_heads,
+                cross_view=cross_view,
+            )
+            if reads_features
+            else None
+        )
+        self.stages = nn.ModuleList(
+            RefinementStage(
+                grid=cols // 8 << index,
+                image_size=cols,
+                num_views=views,
+                level_channels=encoder_channels[2 - index] if reads_features else 0,
+                dim=token_dim,
+                channels=unet_channels[index],
+                num_heads=num_heads,
+                lift_pixels=lift_pixels,
                 lift_channels=lift_channels,
-                consistency_iterations=consistency_iterations[index + 1],
+                cross_attention=cross_attention,
+                consistency_iterations=consistency_iterations[index],
                 axes=axes,
             )
-            for index in range(stage - 1)
+            for index in range(stage)
         )
         matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32)
         self.register_buffer("projection_matrices", matrices)
+        # With the matrices it tells a checkpoint's reader what radiographs it wants.
+        self.register_buffer("detector_size", torch.tensor(cols))
         for module in self.modules():
             if isinstance(module, Block):
                 module.gradient_checkpointing = gradient_checkpointing
@@ -135,7 +135,8 @@ class ProgressiveCascade(nn.Module):
         """The parts that stay as loaded while the last stage trains; none for stage 1."""
         if self.stage == 1:
             return []
-        return [self.xray, self.coarse, *list(self.refine)[:-1]]
+        encoder: List[nn.Module] = [] if self.xray is None else [self.xray]
+        return [*encoder, *list(self.stages)[:-1]]
 
     def train(self, mode: bool = True) -> "ProgressiveCascade":
         """Set training mode; frozen parts stay in eval mode."""
@@ -166,30 +167,21 @@ class ProgressiveCascade(nn.Module):
             (b, 1, g, g, g) in [0, 1], float32: :func:`progressive_cascade.attenuation.unit_to_hu` gives HU.
         """
         matrices = self._matrices(image, projection_matrices)
-        features = self.xray(image)
-        volume = self.coarse(features.coarse, features.tokens, image, matrices, calibrated)
-        index = 0
-        for refiner in self.refine:
-            volume = upsample(volume)
-            level = features.medium if index == 0 else features.fine
-            context = refiner.context(volume, level, features.tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
-            index += 1
-            if window is not None and index == self.stage - 1:
-                x, y, z = window[0], window[1], window[2]
-                cut = volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]]
-                refined = refiner(cut, [x, y, z], context)
-                volume = volume.clone()
-                volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]] = refined
-                return volume
-            refined = refiner(volume, [0, 0, 0], context)
-            volume = refiner.consistency(refined, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
-        return volume
+        volume, context = self.prepare_last_stage(image, matrices, calibrated)
+        last = self.stages[-1]
+        if window is not None:
+            x, y, z = window[0], window[1], window[2]
+            cut = volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]]
+            refined = last(cut, [x, y, z], context)
+            volume = volume.clone()
+            volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]] = refined
+            return volume
+        return last.consistency(last(volume, [0, 0, 0], context), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
 
-    @torch.jit.unused
     def prepare_last_stage(
         self, image: Tensor, projection_matrices: Optional[Tensor] = None, calibrated: Optional[Tensor] = None
     ) -> Tuple[Tensor, StageContext]:
-        """Everything up to the last refinement, so that it can run window by window.
+        """Everything up to the last stage, so that it can run window by window.
 
         Args:
             image: line integrals (b, view, s, s).
@@ -197,24 +189,22 @@ class ProgressiveCascade(nn.Module):
             calibrated: see :meth:`forward`.
 
         Returns:
-            The upsampled earlier volume (b, 1, g, g, g) and the context that :class:`RefineStage` shares among windows.
-
-        Raises:
-            ValueError: if the cascade has one stage only.
+            The volume so far at the output's grid (b, 1, g, g, g), and the context its windows share.
         """
-        if self.stage == 1:
-            raise ValueError("stage must be 2 or 3 to be run by windows, got 1")
         matrices = self._matrices(image, projection_matrices)
-        features: XrayFeatures = self.xray(image)
-        volume = self.coarse(features.coarse, features.tokens, image, matrices, calibrated)
-        levels = (features.medium, features.fine)
-        for index, refiner in enumerate(self.refine):
-            volume = upsample(volume)
-            context = refiner.context(volume, levels[index], features.tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
-            if index == self.stage - 2:
-                break
-            refined = refiner(volume, [0, 0, 0], context)
-            volume = refiner.consistency(refined, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+        # Without an encoder the stages read no features; the image stands in for them.
+        levels, tokens = [image, image, image], image
+        if self.xray is not None:
+            features = self.xray(image)
+            levels, tokens = [features.coarse, features.medium, features.fine], features.tokens
+        g = self.image_size // 8
+        volume = torch.full([image.shape[0], 1, g, g, g], self.start_value, device=image.device)
+        for index, stage in enumerate(self.stages):
+            if index > 0:
+                volume = upsample(volume)
+            context = stage.context(volume, levels[index], tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+            if index < self.stage - 1:
+                volume = stage.consistency(stage(volume, [0, 0, 0], context), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
         return volume, context
 
     def _matrices(self, image: Tensor, projection_matrices: Optional[Tensor]) -> Tensor:

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from progressive_cascade.networks.blocks import ResidualBlock, SelfAttentionBlock, conv
 
+TOKEN_STRIDE = 32
+"""Pixels of the radiograph per side of a token."""
 # Line integrals through a thorax span about 0..8; this maps them to about -1..1.5.
 _LINE_INTEGRAL_MEAN = 2.0
 _LINE_INTEGRAL_SCALE = 0.4
@@ -21,7 +23,7 @@ class XrayFeatures(NamedTuple):
         fine: (b, view, c, s/2, s/2), for stage 3.
         medium: (b, view, c, s/4, s/4), for stage 2.
         coarse: (b, view, c, s/8, s/8), for stage 1.
-        tokens: (b, view * (s/16)², dim), the context of both views.
+        tokens: (b, view * (s/32)², dim), the context of both views.
     """
 
     fine: Tensor
@@ -45,12 +47,13 @@ class XrayConditioningModule(nn.Module):
     frozen encoder holds no untrained part.
 
     Args:
-        image_size: pixels per side, a multiple of 16.
+        image_size: pixels per side, a multiple of 32.
         num_views: radiographs per patient.
-        channels: of the levels at 1/2, 1/4, 1/8 and 1/16 of the image size.
+        channels: of the levels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image size.
         dim: channels of a token.
-        depth: transformer blocks.
+        depth: transformer blocks; 0: tokens know their own patch alone.
         num_heads: attention heads.
+        cross_view: tokens attend to both views; otherwise each to its own.
     """
 
     def __init__(
@@ -58,23 +61,26 @@ class XrayConditioningModule(nn.Module):
         *,
         image_size: int = 512,
         num_views: int = 2,
-        channels: Sequence[int] = (24, 48, 96, 128),
-        dim: int = 256,
+        channels: Sequence[int] = (12, 24, 48, 96, 128),
+        dim: int = 128,
         depth: int = 2,
         num_heads: int = 4,
+        cross_view: bool = True,
     ) -> None:
         super().__init__()
-        if image_size % 16:
-            raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
-        if len(channels) != 4:
-            raise ValueError(f"channels must be four numbers, one per level, got {list(channels)}")
+        if image_size % TOKEN_STRIDE:
+            raise ValueError(f"image_size must be a multiple of {TOKEN_STRIDE}, got {image_size}")
+        if len(channels) != 5:
+            raise ValueError(f"encoder_channels must be five numbers, one per level, got {list(channels)}")
         self.image_size = image_size
         self.num_views = num_views
         self.channels = list(channels)
         inputs = [1, *channels[:-1]]
         self.down = nn.ModuleList(conv(2, 4 * before, after) for before, after in zip(inputs, channels, strict=True))
         self.encode = nn.ModuleList(ResidualBlock(2, width) for width in channels)
-        side = image_size // 16
+        self.cross_view = cross_view
+        side = image_size // TOKEN_STRIDE
+        self.token_side = side
         self.to_tokens = nn.Linear(channels[-1], dim)
         self.position = nn.Parameter(torch.randn(1, 1, side * side, dim) * 0.02)
         self.view = nn.Parameter(torch.randn(1, num_views, 1, dim) * 0.02)
@@ -100,11 +106,13 @@ class XrayConditioningModule(nn.Module):
         for down, encode in zip(self.down, self.encode):
             x = encode(down(F.pixel_unshuffle(x, 2)))
             levels.append(x)
-        side = self.image_size // 16
+        side = self.token_side
         tokens = self.to_tokens(x.flatten(2).transpose(1, 2)).reshape(b, views, side * side, -1)
-        tokens = (tokens + self.position + self.view).flatten(1, 2)
+        tokens = tokens + self.position + self.view
+        tokens = tokens.flatten(1, 2) if self.cross_view else tokens.flatten(0, 1)
         for block in self.blocks:
             tokens = block(tokens)
+        tokens = tokens.reshape(b, views * side * side, -1)
         shaped: List[Tensor] = []
         for level in levels:
             shaped.append(level.reshape(b, views, level.shape[1], level.shape[2], level.shape[3]))

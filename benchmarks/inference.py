@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and peak memory of a 256³ reconstruction, each setting in a process of its own.
+
+    python benchmarks/cascade.py [--output benchmarks/results/cascade.json] [--device cpu]
+
+Rows differ in the overlap of the last stage's windows: time grows with it, peak memory must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+OVERLAPS = (0.0, 0.25, 0.5)
+
+
+def measure(overlap: float, device: str) -> dict[str, float]:
+    """Reconstruct a phantom in this process; seconds of the reconstruction alone, peak memory of the process."""
+    import torch
+
+    from progressive_cascade import ConeBeam, line_integrals
+    from progressive_cascade.attenuation import hu_to_mu
+    from progressive_cascade.inferers import CascadeInferer
+    from progressive_cascade.phantom import generate_phantom
+    from progressive_cascade.reconstruction import load_cascade, reconstruct
+
+    phantom = generate_phantom(2_000_000)
+    mu = hu_to_mu(torch.from_numpy(phantom.hu).float())[None, None]
+    image = line_integrals(mu, ConeBeam(), affine=phantom.affine)[0].numpy()
+    network = load_cascade(device=device)
+    start = time.perf_counter()
+    reconstruct(image, ConeBeam(), network=network, inferer=CascadeInferer(128, overlap=overlap, amp=True))
+    seconds = time.perf_counter() - start
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"overlap": overlap, "seconds": round(seconds, 2), "peak_gib": round(peak / 2**30, 2)}
+
+
+def main() -> None:
+    """Measure every row in its own process, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cascade.json")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--row", type=float, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row is not None:
+        print(json.dumps(measure(options.row, options.device)))
+        return
+    rows = []
+    print(f"{'overlap':>8}{'seconds':>10}{'peak GiB':>10}")
+    for overlap in OVERLAPS:
+        command = [sys.executable, __file__, "--device", options.device, "--row", str(overlap)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        rows.append(json.loads(out.splitlines()[-1]))
+        print(f"{overlap:8.2f}{rows[-1]['seconds']:10.1f}{rows[-1]['peak_gib']:10.2f}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"machine": platform.machine(), "device": options.device, "python": platform.python_version()}
+    options.output.write_text(json.dumps({**machine, "rows": rows}, indent=4) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
