@@ -9,9 +9,9 @@ OUTPUT ?= demo
 PHANTOMS ?= 50
 DATASET ?=
 # Hours of measurement, each with a target of its own below.
-LONG := benchmarks/robustness.py benchmarks/results_evaluation.py benchmarks/results_tables.py
+LONG := $(addprefix benchmarks/,cascade.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
 
-.PHONY: help demo test lint bench results tables robustness clean
+.PHONY: help demo test lint bench ablation results tables robustness uncertainty clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,9 +19,11 @@ help:
 	@echo "make test        ruff, pyright and pytest"
 	@echo "make lint        ruff and pyright alone"
 	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
-	@echo "make results     evaluate the weights (hours, resumable; DATASET=folder adds its test patients), then \`make tables\`"
+	@echo "make ablation    what each part of the cascade earns (an hour, resumable)"
+	@echo "make results     evaluate the weights (half an hour, resumable; DATASET=folder adds its test patients), then \`make tables\`"
 	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
-	@echo "make robustness  what wrong angles, distances, noise and intensities cost (hours, resumable; DATASET=folder)"
+	@echo "make robustness  what wrong angles, distances, noise and intensities cost (an hour, resumable; DATASET=folder)"
+	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
 	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
@@ -47,6 +49,12 @@ tables: .venv/.installed
 
 robustness: .venv/.installed
 	$(BIN)/python benchmarks/robustness.py $(if $(DATASET),--dataset '$(DATASET)')
+
+ablation: .venv/.installed
+	$(BIN)/python benchmarks/cascade.py
+
+uncertainty: .venv/.installed
+	$(BIN)/python benchmarks/uncertainty.py $(if $(DATASET),--dataset '$(DATASET)')
 
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from progressive_cascade import ConeBeam, load_geometry, volume_affine
 from progressive_cascade.cli import build_parser, main
@@ -19,6 +20,7 @@ from progressive_cascade.cli.common import check_output_folder, describe_error, 
 from progressive_cascade.cli.training import check_key, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import finite, read_json, save_json, save_nifti
+from progressive_cascade.networks.uncertainty import UncertaintyHead
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.reconstruction import Reconstruction
 from progressive_cascade.scores import summarize
@@ -394,6 +396,26 @@ def test_reconstruct_writes_three_files_together(cascade: None, xrays: Path, tmp
     image = nib.load(tmp_path / "out" / "ct.nii.gz")
     assert image.get_data_dtype() == np.int16
     np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [*sidecar["geometry"]["isocenter"], 1], atol=1e-3)
+
+
+def test_reconstruct_writes_sigma_on_the_cts_grid(
+    cascade: None, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sigma is whole HU with the CT's affine; without its weights, or in the CT's place, nothing is written."""
+    weights, out = tmp_path / "uncertainty.pt", tmp_path / "out"
+    monkeypatch.setattr("progressive_cascade.uncertainty.default_uncertainty", lambda: weights)
+    views = ["reconstruct", "--pa", xrays / "pa.nii.gz", "--lateral", xrays / "lateral.nii.gz"]
+    command = [*views, "--output", out / "ct.nii.gz", "--uncertainty", out / "sigma.nii.gz"]
+    assert f"{weights} must exist" in _fails_with(capsys, *command)
+    torch.save(UncertaintyHead().state_dict(), weights)
+    assert "must be another file than --output" in _fails_with(capsys, *command[:-1], out / "." / "ct.nii.gz")
+    assert not out.exists()
+    assert main([str(argument) for argument in command]) == 0
+    assert "calibrated with another checkpoint" in capsys.readouterr().out
+    ct, sigma = (nib.load(out / f"{name}.nii.gz") for name in ("ct", "sigma"))
+    np.testing.assert_array_equal(sigma.affine, ct.affine)
+    assert sigma.shape == ct.shape and sigma.get_data_dtype() == np.int16
+    assert (np.asanyarray(sigma.dataobj) == 32).all()
 
 
 def test_reconstruct_refuses_what_is_no_image(

@@ -100,7 +100,9 @@ run(config_file="configs/inference.json", dataset_dir={str(xrays)!r}, output_dir
     network = load_cascade(bundle / "trained" / "stage3_best.pt")
     matrices = torch.as_tensor(BEAM.projection_matrices(), dtype=torch.float32)[None]
     inferer = ConfigParser.load_config_file(_config(bundle, "inference"))["inferer"]
-    parser = ConfigParser({"inferer": {**inferer, "roi_size": 16, "overlap": 0.25, "amp": False}})
+    parser = ConfigParser(
+        {"inferer": {**inferer, "roi_size": 16, "overlap": 0.25, "consistency_rounds": 2, "amp": False}}
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there: another number adds in another order
     with torch.no_grad():
