@@ -47,8 +47,8 @@ def build_metadata(written: Mapping[str, Any], networks: Mapping[int, Progressiv
         **package_versions(),
         "task": f"Reconstruction of a {grids[-1]} CT in Hounsfield units from a posteroanterior and a lateral "
         "radiograph",
-        "description": f"A progressive cascade ({', '.join(grids)}) with geometric lifting, cross-attention to X-ray "
-        "features and data consistency after every stage. Research use only.",
+        "description": f"A progressive cascade ({', '.join(grids)}) of residual U-Nets that read the radiographs by "
+        "geometric lifting, closed by data consistency. Research use only.",
         "network_data_format": data_format(networks[last]),
         **{f"stage{stage}_data_format": data_format(networks[stage]) for stage in sorted(networks) if stage < last},
     }
