@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of a 256³ reconstruction, each setting in a process of its own.
 
-    python benchmarks/cascade.py [--output benchmarks/results/cascade.json] [--device cpu]
+    python benchmarks/inference.py [--output benchmarks/results/inference.json] [--device cpu]
 
 Rows differ in the overlap of the last stage's windows: time grows with it, peak memory must not.
 """
@@ -46,7 +46,7 @@ def measure(overlap: float, device: str) -> dict[str, float]:
 def main() -> None:
     """Measure every row in its own process, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cascade.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "inference.json")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--row", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -142,9 +142,9 @@ def _records(
     with ProcessPoolExecutor(jobs, context, initializer=_start_job, initargs=(networks, report)) as pool:
         try:
             yield from pool.map(_score_in_job, items)
-        except BaseException:
+        finally:
+            # An interrupted run must not wait for the cases it will not keep.
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _start_job(networks: Networks, report: EvaluationReport) -> None:

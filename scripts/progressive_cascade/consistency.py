@@ -48,6 +48,8 @@ def solve_consistency(
     """
     detector_shape = (line_integrals.shape[2], line_integrals.shape[3])
     shape = (mu.shape[2], mu.shape[3], mu.shape[4])
+    if num_iterations == 0:
+        return mu
     residual = line_integrals - apply_projector(mu, matrices, affines, detector_shape, axes)
     direction = residual
     energy = _dot(residual, residual)
