@@ -13,7 +13,14 @@ from torch import Tensor
 
 from progressive_cascade import ConeBeam, line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
-from progressive_cascade.losses import CascadeLoss, GradientLoss, MaskedL1Loss, Reprojection, ReprojectionLoss
+from progressive_cascade.losses import (
+    CascadeLoss,
+    GradientLoss,
+    MaskedL1Loss,
+    MaskedMSELoss,
+    Reprojection,
+    ReprojectionLoss,
+)
 from progressive_cascade.losses.perceptual import VGG16Trunk
 
 _SIZE = 16
@@ -52,21 +59,23 @@ def trunk_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("loss", [MaskedL1Loss(), GradientLoss()])
+@pytest.mark.parametrize("loss", [MaskedL1Loss(), MaskedMSELoss(), GradientLoss()])
 def test_loss_of_equal_volumes_is_zero(loss: torch.nn.Module) -> None:
     """Nothing is lost on the truth itself."""
     _, target = _volumes()
     assert loss(target, target).item() == 0
 
 
-def test_l1_is_the_mean_absolute_difference_over_valid_voxels() -> None:
-    """Two errors of 1 and 3, of which only the first is valid among two valid voxels: 1 / 2."""
+def test_l1_and_mse_are_means_over_valid_voxels() -> None:
+    """Two errors of 1 and 3, of which only the first is valid among two valid voxels: 1 / 2, squared or not."""
     target = torch.zeros(1, 1, 2, 2, 2)
     prediction, valid = target.clone(), target.clone()
     prediction[0, 0, 0, 0, 0], prediction[0, 0, 1, 1, 1] = 1, -3
     valid[0, 0, 0] = torch.tensor([[1, 1], [0, 0]])
     assert MaskedL1Loss()(prediction, target).item() == pytest.approx(4 / 8)
     assert MaskedL1Loss()(prediction, target, valid=valid).item() == pytest.approx(1 / 2)
+    assert MaskedMSELoss()(prediction, target).item() == pytest.approx(10 / 8)
+    assert MaskedMSELoss()(prediction, target, valid=valid).item() == pytest.approx(1 / 2)
 
 
 def test_gradient_loss_of_a_ramp_is_its_slope() -> None:
@@ -157,7 +166,7 @@ def test_reprojection_descends_to_the_truth() -> None:
 
 def test_cascade_reports_terms_and_their_weighted_sum(trunk_file: Path) -> None:
     """Every active term by name, unweighted; "loss" is the sum with the weights; gradients are finite."""
-    weights = {"l1": 1.0, "ssim": 0.5, "perceptual": 0.1, "gradient": 2.0, "reprojection": 0.25}
+    weights = {"l1": 1.0, "mse": 3.0, "ssim": 0.5, "perceptual": 0.1, "gradient": 2.0, "reprojection": 0.25}
     prediction, target = _volumes()
     prediction.requires_grad_()
     loss = CascadeLoss(weights, perceptual_weights=trunk_file, perceptual_slices=1)
@@ -175,7 +184,7 @@ def test_cascade_terms_vanish_at_equality(trunk_file: Path) -> None:
     """Every term is zero on the truth, and its gradient there is finite."""
     _, target = _volumes(1)
     prediction = target.clone().requires_grad_()
-    names = ("l1", "ssim", "perceptual", "gradient", "reprojection")
+    names = ("l1", "mse", "ssim", "perceptual", "gradient", "reprojection")
     loss = CascadeLoss(dict.fromkeys(names, 1.0), perceptual_weights=trunk_file, perceptual_slices=1)
     terms = loss(prediction, target, reprojection=_reprojection(_radiographs(target)))
     assert {name: round(value.item(), 4) for name, value in terms.items()} == dict.fromkeys((*names, "loss"), 0.0)
@@ -204,7 +213,7 @@ def test_cascade_takes_half_precision_and_metadata_tensors_under_autocast() -> N
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"l1": 1.0, "lpips": 1.0}, "l1, ssim, perceptual, gradient, reprojection, got 'lpips'"),
+        ({"l1": 1.0, "lpips": 1.0}, "l1, mse, ssim, perceptual, gradient, reprojection, got 'lpips'"),
         ({"l1": -1.0}, "must not be negative, got l1=-1"),
         ({"l1": float("nan")}, "must not be negative, got l1=nan"),
         ({"l1": 0.0}, "must have a positive entry"),

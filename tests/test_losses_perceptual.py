@@ -144,6 +144,20 @@ def test_perceptual_is_computed_in_full_precision_under_autocast(weights: Path) 
     assert inside.dtype == torch.float32 and inside.item() == outside.item()
 
 
+def test_perceptual_in_half_precision_is_the_same_loss(weights: Path) -> None:
+    """A trunk in bfloat16 changes value and gradient by no more than its rounding, 2^-8, accumulates to."""
+    results = []
+    for amp in (False, True):
+        prediction, target = _volumes()
+        prediction.requires_grad_()
+        value = VGGPerceptualLoss(weights, num_slices=4, seed=0, amp=amp)(prediction, target)
+        value.backward()
+        assert value.dtype == torch.float32
+        results.append((value.item(), prediction.grad))
+    assert results[1][0] == pytest.approx(results[0][0], rel=0.01)
+    assert torch.nn.functional.cosine_similarity(results[0][1].flatten(), results[1][1].flatten(), dim=0) > 0.98
+
+
 def test_perceptual_names_its_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is named by its file name; "ct" is found in the bundle's models folder."""
     assert VGGPerceptualLoss(weights).weights_name == "random.pt"

@@ -10,12 +10,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from progressive_cascade.losses.gradient import GradientLoss
-from progressive_cascade.losses.masked import MaskedL1Loss
+from progressive_cascade.losses.masked import MaskedL1Loss, MaskedMSELoss
 from progressive_cascade.losses.perceptual import VGGPerceptualLoss
 from progressive_cascade.losses.reprojection import ReprojectionLoss
 from progressive_cascade.losses.ssim import SSIMLoss3D
 
-TERMS = ("l1", "ssim", "perceptual", "gradient", "reprojection")
+TERMS = ("l1", "mse", "ssim", "perceptual", "gradient", "reprojection")
 """Names of the terms."""
 
 
@@ -42,10 +42,11 @@ class CascadeLoss(nn.Module):
     """Weighted sum of the terms of a stage, each reported by name.
 
     Args:
-        weights: weight by term: "l1", "ssim", "perceptual", "gradient", "reprojection". A term that is missing or
-            weighs 0 is not even built.
+        weights: weight by term: "l1", "mse", "ssim", "perceptual", "gradient", "reprojection". A term that is missing
+            or weighs 0 is not even built.
         perceptual_weights: weights of the perceptual trunk, see :class:`VGGPerceptualLoss`.
         perceptual_slices: slices per plane of the perceptual term.
+        amp: let the perceptual term's trunk run in bfloat16.
 
     Raises:
         ValueError: if a term is unknown, a weight negative, or none positive.
@@ -63,6 +64,7 @@ class CascadeLoss(nn.Module):
         *,
         perceptual_weights: str | Path = "ct",
         perceptual_slices: int = 4,
+        amp: bool = False,
     ) -> None:
         super().__init__()
         for name, weight in weights.items():
@@ -75,8 +77,9 @@ class CascadeLoss(nn.Module):
             raise ValueError(f"weights must have a positive entry, got {dict(weights)}")
         builders = {
             "l1": MaskedL1Loss,
+            "mse": MaskedMSELoss,
             "ssim": SSIMLoss3D,
-            "perceptual": lambda: VGGPerceptualLoss(perceptual_weights, num_slices=perceptual_slices),
+            "perceptual": lambda: VGGPerceptualLoss(perceptual_weights, num_slices=perceptual_slices, amp=amp),
             "gradient": GradientLoss,
             "reprojection": ReprojectionLoss,
         }

@@ -97,6 +97,8 @@ class VGGPerceptualLoss(nn.Module):
         depth: last layer compared, "relu3_3" or "relu4_3"; the "ct" weights end at relu3_3.
         num_slices: slices drawn from each plane at each call.
         seed: seed of the loss's own generator of slice numbers; None draws from the global one.
+        amp: run the trunk in bfloat16, three times as fast on a CPU that multiplies such matrices; the distances of
+            its features are always taken in full precision.
 
     Attributes:
         weights_name: "ct", "imagenet" or the name of the file: to be printed with every number.
@@ -116,12 +118,19 @@ class VGGPerceptualLoss(nn.Module):
     """
 
     def __init__(
-        self, weights: str | Path = "ct", *, depth: str = "relu3_3", num_slices: int = 4, seed: int | None = None
+        self,
+        weights: str | Path = "ct",
+        *,
+        depth: str = "relu3_3",
+        num_slices: int = 4,
+        seed: int | None = None,
+        amp: bool = False,
     ) -> None:
         super().__init__()
         if num_slices < 1:
             raise ValueError(f"num_slices must be at least 1, got {num_slices}")
         self.num_slices = num_slices
+        self.amp = amp
         self.trunk = VGG16Trunk(depth)
         self.weights_name = _load_weights(self.trunk, weights)
         _freeze(self.trunk)
@@ -165,14 +174,20 @@ class VGGPerceptualLoss(nn.Module):
     def _distance(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over layers of the relative feature distance of images (n, 1, h, w)."""
         with torch.no_grad():
-            wanted = self.trunk(target)
+            wanted = self._features(target)
         total = prediction.new_zeros(())
-        for ours, theirs in zip(self.trunk(prediction), wanted, strict=True):
+        for ours, theirs in zip(self._features(prediction), wanted, strict=True):
             weight = None if mask is None else F.adaptive_avg_pool2d(mask, ours.shape[-2:])
             size = masked_mean(theirs.abs(), weight)
             # 1e-6 is far below the features of any image with contrast; it keeps a dead layer from dividing by 0.
             total = total + masked_mean((ours - theirs).abs(), weight) / (size + 1e-6)
         return total / len(wanted)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        if not self.amp:
+            return self.trunk(images)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return [feature.float() for feature in self.trunk(images)]
 
 
 def _take(volume: Tensor, axis: int, index: Tensor) -> Tensor:
@@ -186,7 +201,10 @@ def _freeze(trunk: VGG16Trunk) -> None:
     for layer in trunk:
         for name, parameter in list(layer.named_parameters(recurse=False)):
             delattr(layer, name)
-            layer.register_buffer(name, parameter.detach().float(), persistent=False)
+            value = parameter.detach().float()
+            if value.ndim == 4:  # what convolutions in bfloat16 want
+                value = value.contiguous(memory_format=torch.channels_last)
+            layer.register_buffer(name, value, persistent=False)
 
 
 def _load_weights(trunk: VGG16Trunk, weights: str | Path) -> str:
