@@ -34,6 +34,23 @@ def test_a_stage_starts_from_its_predecessor(small_cascade, tmp_path):
     torch.testing.assert_close(filled, earlier.stages[0].unet.enter.weight, atol=1e-3, rtol=0)
 
 
+def test_stage_three_starts_from_the_weights_of_stage_two(small_cascade, tmp_path):
+    """Two refining stages of one shape begin alike; one of another shape, or after stage 1, begins fresh."""
+
+    def start(stage: int, **arguments: object) -> torch.nn.ModuleList:
+        earlier = small_cascade(stage=stage - 1, **arguments)
+        torch.nn.init.normal_(earlier.stages[-1].unet.out.weight)
+        torch.save(earlier.state_dict(), tmp_path / "earlier.pt")
+        network = small_cascade(stage=stage, **arguments)
+        load_predecessor(network, tmp_path / "earlier.pt")
+        return network.stages
+
+    second, third = start(3)[1:]
+    assert all(torch.equal(value, second.unet.state_dict()[name]) for name, value in third.unet.state_dict().items())
+    assert not start(2)[-1].unet.out.weight.any()
+    assert not start(3, unet_channels=((4, 8), (4, 8), (4, 16)))[-1].unet.out.weight.any()
+
+
 def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_path):
     """Missing file, no checkpoint, another architecture, another stage, another geometry."""
     network = small_cascade(stage=2)

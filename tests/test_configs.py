@@ -30,6 +30,7 @@ STAGE_KEYS = {
     "stage",
     "epochs",
     "batch_size",
+    "learning_rate",
     "simulation_grid",
     "window",
     "loss_weights",

@@ -8,7 +8,7 @@ import torch
 
 from progressive_cascade import ConeBeam
 from progressive_cascade.networks import ProgressiveCascade, lift, voxel_axes
-from progressive_cascade.networks.blocks import channels_to_space, space_to_channels
+from progressive_cascade.networks.blocks import ChannelNorm, channels_to_space, space_to_channels
 from progressive_cascade.networks.cascade import upsample
 
 from .conftest import SMALL
@@ -82,6 +82,17 @@ def test_a_window_equals_its_part_of_the_whole(small_cascade):
     assert not torch.allclose(part[inside], prior[inside])
 
 
+@pytest.mark.parametrize("calibrated", [0.0, 1.0])
+@pytest.mark.parametrize("window", [None, [0, 0, 0, 16, 16, 16]])
+def test_no_voxel_falls_below_vacuum(small_cascade, calibrated, window):
+    """-1000 HU is the least in every sample and window; air that sinks where it does not count ruins the others."""
+    network = small_cascade(stage=2)
+    torch.nn.init.constant_(network.stages[-1].unet.out.bias, -100.0)
+    with torch.no_grad():
+        out = network(_image(), calibrated=torch.tensor([calibrated]), window=window)
+    assert out.min().item() == pytest.approx(24 / 2048)
+
+
 def test_lifting_samples_each_voxel_at_its_projection():
     """A map that holds its own column number gives every voxel the column its centre projects to."""
     beam = ConeBeam()
@@ -93,6 +104,15 @@ def test_lifting_samples_each_voxel_at_its_projection():
         projected = torch.as_tensor(beam.projection_matrices()) @ point
         expected = (projected[:, 0] / projected[:, 2]).float()
         torch.testing.assert_close(lifted[0, :, index[0], index[1], index[2]], expected, atol=1e-3, rtol=0)
+
+
+def test_channel_norm_knows_one_voxel_at_a_time():
+    """Mean 0 and variance 1 over the channels of each voxel; a window is normalised as the whole is."""
+    volume = 3 + torch.randn(2, 16, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    out = ChannelNorm(16)(volume)
+    torch.testing.assert_close(out.mean(1), torch.zeros(2, 4, 5, 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(1, correction=0), torch.ones(2, 4, 5, 6), atol=1e-3, rtol=0)
+    torch.testing.assert_close(ChannelNorm(16)(volume[..., 1:3]), out[..., 1:3])
 
 
 def test_space_to_channels_is_inverted():

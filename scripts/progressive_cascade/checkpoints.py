@@ -173,6 +173,8 @@ def load_checkpoint(network: ProgressiveCascade, path: str | Path) -> None:
 def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
     """Start a stage from the checkpoint of the one before.
 
+    Stage 3, where its U-Net has the shapes of stage 2's, starts from those weights: what sharpens 128³ sharpens 256³.
+
     Args:
         network: the cascade to be trained; its encoder and earlier stages are filled.
         path: bare state dict of a cascade with one stage less; None for stage 1.
@@ -193,6 +195,11 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
     check_architecture(network, state, path, stage=max(1, network.stage - 1))
     check_geometry(network, state, path)
     network.load_state_dict({name: state[name] for name in expected}, strict=False)
+    if network.stage < 3:
+        return
+    unets = [stage.unet.state_dict() for stage in list(network.stages)[-2:]]  # pyright: ignore[reportAttributeAccessIssue]
+    if _shapes(unets[0]) == _shapes(unets[1]):
+        network.stages[-1].unet.load_state_dict(unets[0])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -237,6 +244,10 @@ def check_architecture(
 
 def _trainable(network: nn.Module) -> nn.ParameterList:
     return nn.ParameterList([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _names_up_to(network: ProgressiveCascade, stage: int) -> set[str]:

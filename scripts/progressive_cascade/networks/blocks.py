@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks the networks share: residual convolutions without normalisation, attention, and voxel shuffling.
+"""Blocks the networks share: residual convolutions, normalisation voxel by voxel, attention, and voxel shuffling.
 
 MONAI's attention blocks need einops; these need torch alone and stay scriptable. There is no normalisation over space
-anywhere: a window must come out the same whether it is cut from the volume before or after (Lim et al., EDSR, 2017,
-doi 10.1109/CVPRW.2017.151, drop it for the quality alone).
+anywhere: a window must come out the same whether it is cut from the volume before or after.
 """
 
 from typing import Optional
@@ -53,16 +52,35 @@ class Block(nn.Module):
         self.gradient_checkpointing = False
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel or voxel, without a scale of its own: a convolution follows.
+
+    It knows nothing of the neighbours, so that a window is normalised as the whole volume is (Liu et al., A ConvNet for
+    the 2020s, 2022, doi 10.1109/CVPR52688.2022.01167). A scale's gradient, summed over a volume in bfloat16, would be
+    off by a factor of ten.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, elementwise_affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, c, ...) -> (b, c, ...)."""
+        x = F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.movedim(-1, 1)
+
+
 class ResidualBlock(Block):
-    """x + conv(act(conv(act(x)))), its last convolution starting at zero.
+    """x + conv(act(conv(act(x)))), its last convolution starting at zero; or x + conv(act(conv(norm(x)))).
 
     Args:
         spatial_dims: 2 or 3.
         channels: in and out.
+        normalize: normalise the branch's input over its channels in place of activating it.
     """
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    def __init__(self, spatial_dims: int, channels: int, *, normalize: bool = False) -> None:
         super().__init__()
+        self.enter = ChannelNorm(channels) if normalize else nn.SiLU()
         self.conv1 = conv(spatial_dims, channels, channels)
         self.conv2 = zero_init(conv(spatial_dims, channels, channels))
 
@@ -75,7 +93,7 @@ class ResidualBlock(Block):
 
     def compute(self, x: Tensor) -> Tensor:
         """The block itself."""
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+        return x + self.conv2(F.silu(self.conv1(self.enter(x))))
 
 
 class Attention(nn.Module):
@@ -133,46 +151,6 @@ class SelfAttentionBlock(Block):
         """The block itself."""
         normed = self.norm_self(x)
         x = x + self.self_attention(normed, normed)
-        return x + self.mlp(self.norm_mlp(x))
-
-
-class CrossAttentionBlock(Block):
-    """Pre-norm self-attention, cross-attention to X-ray tokens, and MLP: one step of stage 1.
-
-    Keys and values of the self-attention are averaged over 2³ tokens, an eighth of the cost (spatial-reduction
-    attention, Wang et al., PVT, 2021, doi 10.1109/ICCV48922.2021.00061).
-
-    Args:
-        dim: channels.
-        num_heads: heads.
-        context_dim: channels of the X-ray tokens.
-        mlp_ratio: hidden width of the MLP over ``dim``.
-    """
-
-    def __init__(self, dim: int, num_heads: int, context_dim: int, mlp_ratio: int = 2) -> None:
-        super().__init__()
-        self.norm_self = nn.LayerNorm(dim)
-        self.self_attention = Attention(dim, num_heads)
-        self.norm_cross = nn.LayerNorm(dim)
-        self.cross_attention = Attention(dim, num_heads, context_dim)
-        self.norm_mlp = nn.LayerNorm(dim)
-        self.mlp = _mlp(dim, mlp_ratio)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (b, n³, dim) in the order of its voxels, context (b, m, context_dim) -> (b, n³, dim)."""
-        if not torch.jit.is_scripting():
-            if self.gradient_checkpointing and self.training:
-                return checkpoint(self.compute, x, context, use_reentrant=False)
-        return self.compute(x, context)
-
-    def compute(self, x: Tensor, context: Tensor) -> Tensor:
-        """The block itself."""
-        normed = self.norm_self(x)
-        b, n, dim = x.shape
-        side = int(round(n ** (1.0 / 3.0)))
-        pooled = F.avg_pool3d(normed.transpose(1, 2).reshape(b, dim, side, side, side), 2)
-        x = x + self.self_attention(normed, pooled.flatten(2).transpose(1, 2))
-        x = x + self.cross_attention(self.norm_cross(x), context)
         return x + self.mlp(self.norm_mlp(x))
 
 

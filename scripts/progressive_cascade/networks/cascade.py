@@ -16,6 +16,9 @@ from progressive_cascade.projector import aligned_axes, parse_beam
 NUM_STAGES = 3
 # The mean of a thorax in its cube, in [0, 1].
 _START = 0.3
+# A refining stage changes a voxel by some 0.05, and its features are of the size of 1. Without this factor the first
+# steps of its last layer, each as large as the learning rate in every weight, would throw the volume away.
+_REFINEMENT_GAIN = 0.1
 
 
 class ProgressiveCascade(nn.Module):
@@ -29,6 +32,7 @@ class ProgressiveCascade(nn.Module):
         stage: number of stages, 1 to 3; the output grid is ``64 * 2 ** (stage - 1)`` at the default ``image_size``.
         geometry: preset's name, mapping of :class:`ConeBeam` fields, or the object itself.
         unet_channels: of the U-Net of each stage, at 1/2, 1/4, ... of the stage's grid.
+        normalize: whether each stage's U-Net normalises its features, voxel by voxel.
         consistency_iterations: conjugate-gradient steps that close each stage; 0: none.
         encoder_channels: of the radiograph pyramid at 1/2, 1/4, 1/8, 1/16 and 1/32.
         token_dim: channels of an X-ray token.
@@ -52,7 +56,8 @@ class ProgressiveCascade(nn.Module):
         *,
         stage: int = NUM_STAGES,
         geometry: Union[str, Dict, ConeBeam] = "chest_stand",
-        unet_channels: Sequence[Sequence[int]] = ((32, 80, 128, 128), (16, 48, 96, 128), (16, 32, 64)),
+        unet_channels: Sequence[Sequence[int]] = ((32, 80, 128, 128), (16, 48, 96), (16, 48, 96)),
+        normalize: Sequence[bool] = (False, True, True),
         consistency_iterations: Sequence[int] = (0, 0, 3),
         encoder_channels: Sequence[int] = (12, 24, 48, 96, 128),
         token_dim: int = 128,
@@ -105,6 +110,8 @@ class ProgressiveCascade(nn.Module):
                 lift_channels=lift_channels,
                 cross_attention=cross_attention,
                 consistency_iterations=consistency_iterations[index],
+                normalize=normalize[index],
+                gain=_REFINEMENT_GAIN if index > 0 else 1.0,
                 axes=axes,
             )
             for index in range(stage)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from progressive_cascade.attenuation import AIR_HU, HU_MAX, HU_MIN
 from progressive_cascade.consistency import DataConsistency, shrink_radiographs
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
 from progressive_cascade.networks.blocks import (
+    ChannelNorm,
     ResidualBlock,
     VolumeCrossAttention,
     channels_to_space,
@@ -81,7 +83,7 @@ class ScaleAdapter(nn.Module):
 
 
 class LiftedUNet(nn.Module):
-    """A 3-D U-Net without normalisation, downsampling by space-to-channels, its last layer starting at zero.
+    """A 3-D U-Net, downsampling by space-to-channels, its last layer starting at zero.
 
     Args:
         in_channels: of its input.
@@ -89,6 +91,7 @@ class LiftedUNet(nn.Module):
         channels: width of each level; each works on half the grid of the one before.
         context_dim: channels of the X-ray tokens that the coarsest level attends to; None: no attention.
         num_heads: attention heads.
+        normalize: normalise every voxel over its channels, at the start of each block and before the last layer.
     """
 
     def __init__(
@@ -99,21 +102,27 @@ class LiftedUNet(nn.Module):
         channels: Sequence[int],
         context_dim: Optional[int] = None,
         num_heads: int = 4,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         pairs = list(pairwise(channels))
+
+        def block(width: int) -> ResidualBlock:
+            return ResidualBlock(3, width, normalize=normalize)
+
         self.enter = conv(3, in_channels, channels[0], 1)
         self.encode = nn.ModuleList(
             # The first level costs the most and gets one block, the others two.
-            nn.Sequential(*(ResidualBlock(3, width) for _ in range(1 if level == 0 else 2)))
+            nn.Sequential(*(block(width) for _ in range(1 if level == 0 else 2)))
             for level, width in enumerate(channels[:-1])
         )
         self.down = nn.ModuleList(conv(3, 8 * fine, coarse, 1) for fine, coarse in pairs)
-        self.before = ResidualBlock(3, channels[-1])
+        self.before = block(channels[-1])
         self.attend = None if context_dim is None else VolumeCrossAttention(channels[-1], num_heads, context_dim)
-        self.after = ResidualBlock(3, channels[-1])
+        self.after = block(channels[-1])
         self.up = nn.ModuleList(conv(3, coarse, 8 * fine, 1) for fine, coarse in reversed(pairs))
-        self.decode = nn.ModuleList(ResidualBlock(3, fine) for fine, _ in reversed(pairs))
+        self.decode = nn.ModuleList(block(fine) for fine, _ in reversed(pairs))
+        self.norm = ChannelNorm(channels[0]) if normalize else nn.Identity()
         self.out = zero_init(conv(3, channels[0], out_channels))
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -130,7 +139,7 @@ class LiftedUNet(nn.Module):
         x = self.after(x)
         for up, decode in zip(self.up, self.decode):
             x = decode(skips.pop() + channels_to_space(up(x), 2))
-        return self.out(F.silu(x))
+        return self.out(F.silu(self.norm(x)))
 
 
 class RefinementStage(nn.Module):
@@ -152,6 +161,8 @@ class RefinementStage(nn.Module):
         lift_channels: features per view to lift; 0: none.
         cross_attention: whether the coarsest level attends to X-ray tokens.
         consistency_iterations: conjugate-gradient steps at the end.
+        normalize: whether the U-Net normalises its features, voxel by voxel.
+        gain: factor on the U-Net's output.
         axes: volume axes along (beam, rows, columns) of every view, see :class:`DataConsistency`.
     """
 
@@ -169,6 +180,8 @@ class RefinementStage(nn.Module):
         lift_channels: int = 8,
         cross_attention: bool = True,
         consistency_iterations: int = 4,
+        normalize: bool = False,
+        gain: float = 1.0,
         axes: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
@@ -176,6 +189,8 @@ class RefinementStage(nn.Module):
         self.image_size = image_size
         self.extent = EXTENT
         self.residual_scale = _RESIDUAL_SCALE
+        self.gain = gain
+        self.lowest = (AIR_HU - HU_MIN) / (HU_MAX - HU_MIN)
         self.multiple = 2 ** len(channels)
         self.lift_pixels = lift_pixels
         self.lift_features = lift_pixels and lift_channels > 0 and level_channels > 0
@@ -199,6 +214,7 @@ class RefinementStage(nn.Module):
             channels=channels,
             context_dim=context_dim if cross_attention and reads_features else None,
             num_heads=num_heads,
+            normalize=normalize,
         )
         self.consistency = DataConsistency(grid, self.extent / grid, consistency_iterations, axes=axes)
 
@@ -242,7 +258,8 @@ class RefinementStage(nn.Module):
             context: of the whole volume.
 
         Returns:
-            (b, 1, x, y, z), float32.
+            (b, 1, x, y, z), float32, between vacuum and 1. Every result is held there, whether data consistency follows
+            or not: a sample in which air below vacuum suddenly counts has a gradient a hundred times another's.
         """
         size = [window.shape[2], window.shape[3], window.shape[4]]
         voxel = self.extent / self.grid
@@ -258,4 +275,4 @@ class RefinementStage(nn.Module):
         if self.lift_features:
             parts.append(lift(context.features, context.matrices, at_half, self.image_size))
         residual = self.unet(torch.cat(parts, dim=1), context.tokens)
-        return window.float() + channels_to_space(residual.float(), 2)
+        return (window.float() + self.gain * channels_to_space(residual.float(), 2)).clamp(self.lowest, 1.0)
