@@ -10,8 +10,8 @@ A table stands between two comments in a Markdown file,
     <!-- end of results -->
 
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
-table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json, and
-`uncertainty main` uncertainty.md. What stands between them is replaced. Tables
+table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
+`robustness main` robustness.json, and `uncertainty main` uncertainty.md. What stands between them is replaced. Tables
 whose evaluation has not been run, or not to its end, stay as they are.
 """
 
@@ -27,6 +27,7 @@ from typing import Any
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import atomic_path, read_json
 from published.ablation import ablation_table
+from published.robustness import robustness_table
 from published.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,7 @@ EVALUATIONS = ("phantoms", "patients")
 # Every table by the name a marker gives it.
 ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for name, table in TABLES.items()} | {
     "ablation main": ablation_table,
+    "robustness main": robustness_table,
     "uncertainty main": lambda report: list(report["lines"]),
 }
 _END = "<!-- end of results -->"
@@ -81,6 +83,8 @@ def _other_reports(results: Path) -> dict[str, Any]:
     reports: dict[str, Any] = {}
     if (results / "cascade.json").is_file():
         reports["ablation"] = read_json(results / "cascade.json")
+    if (results / "robustness.json").is_file() and "summary" in (report := read_json(results / "robustness.json")):
+        reports["robustness"] = report
     if (results / "uncertainty.md").is_file():
         reports["uncertainty"] = {"lines": (results / "uncertainty.md").read_text(encoding="utf-8").splitlines()}
     return reports

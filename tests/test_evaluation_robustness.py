@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import robustness
 from conditions import missing_views
 from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points, take_radiographs
+from published.robustness import robustness_table
 
 BEAM = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
 
@@ -139,6 +140,10 @@ def test_script_measures_draws_and_goes_on(
     assert len(report["rows"]) == len(report["summary"]) == 6
     assert report["summary"][1]["scores"]["native_psnr_3d_db"]["num_patients"] == 1
     assert imread(output / "robustness.png").shape[0] > 300
+    nominal = report["rows"][0]["scores"]["cascade"]["native_psnr_3d_db"]
+    table = robustness_table(report)
+    assert any(line.startswith(f"| nothing |  | calibrated | {nominal:.2f} |") for line in table)
+    assert any(line.startswith("| error of the lateral's angle [degrees] | 10 | calibrated |") for line in table)
 
     monkeypatch.setattr(robustness, "infer_hu", lambda *_, **__: pytest.fail("measured again"))
     assert robustness.main(arguments) == 0
