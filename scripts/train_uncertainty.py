@@ -11,8 +11,9 @@ First the cascade reconstructs patients whose truth is known, and what the netwo
   optimistic: smaller than those of a new patient;
 - its validation CTs, likewise augmented. Test CTs are never used.
 
-Every eighth phantom and the validation CTs are held out: the network is trained on the others, and one factor then
-brings the mean squared ratio of error and sigma on the held-out ones to 1, which makes good for the optimism, too.
+The validation CTs are held out (where there are none, every eighth phantom): the network is trained on the others, and
+one factor then brings the mean squared ratio of error and sigma on the held-out ones to 1. Real patients alone decide
+on it where there are any: errors on phantoms, and on CTs the cascade has seen, are smaller than those on a new patient.
 The radiographs vary as in training: distances by 2 %, quantum noise in half of the cases, grey levels in place of
 line integrals in a tenth. The result is a bare half-precision state dict that knows its checkpoint's hash.
 """
@@ -93,20 +94,27 @@ def plan_examples(dataset: Path | None, num_phantoms: int, repeats: int) -> list
     Raises:
         UserError: if there is nothing to train on, or nothing to calibrate with.
     """
-    phantoms = [
-        Example(f"phantom_{seed}", {"seed": seed}, seed, False, (seed - FIRST_SEED + 1) % _HELD_OUT_EVERY == 0)
-        for seed in range(FIRST_SEED, FIRST_SEED + num_phantoms)
-    ]
     cts = [
         Example(f"{item['case']}_{repeat}", item, 1000 * number + repeat, repeat > 0, section == "validation")
         for repeat in range(repeats)
         for section in ("training", "validation")
         for number, item in enumerate(load_datalist(dataset, section) if dataset else [])
     ]
+    enough = any(example.held_out for example in cts)
+    phantoms = [
+        Example(
+            f"phantom_{seed}",
+            {"seed": seed},
+            seed,
+            augmented=False,
+            held_out=not enough and (seed - FIRST_SEED + 1) % _HELD_OUT_EVERY == 0,
+        )
+        for seed in range(FIRST_SEED, FIRST_SEED + num_phantoms)
+    ]
     placed = [((index + 0.5) / len(kind), example) for kind in (phantoms, cts) for index, example in enumerate(kind)]
     examples = [example for _, example in sorted(placed, key=lambda pair: pair[0])]
     if {example.held_out for example in examples} != {False, True}:
-        least = f"at least {_HELD_OUT_EVERY} where there is no --dataset"
+        least = f"at least {_HELD_OUT_EVERY} where no CT is held out"
         raise UserError(f"--phantoms must be {least}, got {num_phantoms}")
     return examples
 
