@@ -177,7 +177,7 @@ class VGGPerceptualLoss(nn.Module):
             wanted = self._features(target)
         total = prediction.new_zeros(())
         for ours, theirs in zip(self._features(prediction), wanted, strict=True):
-            weight = None if mask is None else F.adaptive_avg_pool2d(mask, ours.shape[-2:])
+            weight = None if mask is None else F.adaptive_avg_pool2d(mask, (ours.shape[-2], ours.shape[-1]))
             size = masked_mean(theirs.abs(), weight)
             # 1e-6 is far below the features of any image with contrast; it keeps a dead layer from dividing by 0.
             total = total + masked_mean((ours - theirs).abs(), weight) / (size + 1e-6)
