@@ -25,10 +25,11 @@ def robustness_table(report: Mapping[str, Any]) -> list[str]:
         KeyError: if there is no summary.
     """
     settings, rows = report["settings"], report["rows"]
-    cases = ", ".join(sorted({row["case"] for row in rows}))
+    cases = sorted({row["case"] for row in rows})
+    over = f"of {cases[0]}" if len(cases) == 1 else f"means over {', '.join(cases)}"
     lines = [
         f"`{settings['checkpoint']['file']}` (SHA-256 {settings['checkpoint']['sha256'][:12]}) at {settings['grid']}³, "
-        f"protocol `native`, means over {len({row['patient'] for row in rows})} patients ({cases}):",
+        f"protocol `native`, {over}:",
         "",
         "| what the reconstruction is not told | degree | taken for | PSNR dB | in the body dB | re-projection dB |",
         "|---|---|---|---|---|---|",
