@@ -100,14 +100,14 @@ def plan_examples(dataset: Path | None, num_phantoms: int, repeats: int) -> list
         for section in ("training", "validation")
         for number, item in enumerate(load_datalist(dataset, section) if dataset else [])
     ]
-    enough = any(example.held_out for example in cts)
+    has_held_out_ct = any(example.held_out for example in cts)
     phantoms = [
         Example(
             f"phantom_{seed}",
             {"seed": seed},
             seed,
             augmented=False,
-            held_out=not enough and (seed - FIRST_SEED + 1) % _HELD_OUT_EVERY == 0,
+            held_out=not has_held_out_ct and (seed - FIRST_SEED + 1) % _HELD_OUT_EVERY == 0,
         )
         for seed in range(FIRST_SEED, FIRST_SEED + num_phantoms)
     ]
