@@ -8,7 +8,7 @@ First the cascade reconstructs patients whose truth is known, and what the netwo
 
 - phantoms that the cascade was not trained on (seeds from 500,000);
 - the dataset's training CTs, as they are and augmented. The cascade was trained on them, so their errors are
-  optimistic: smaller than those of a new patient;
+  optimistic, smaller than those of a new patient, unless ``--unfamiliar`` names a cascade that has forgotten them;
 - its validation CTs, likewise augmented. Test CTs are never used.
 
 The validation CTs are held out (where there are none, every eighth phantom): the network is trained on the others, and
@@ -81,6 +81,11 @@ class Example:
     seed: int
     augmented: bool
     held_out: bool
+
+    @property
+    def familiar(self) -> bool:
+        """Whether the cascade was trained on this patient."""
+        return "seed" not in self.item and not self.held_out
 
 
 def plan_examples(dataset: Path | None, num_phantoms: int, repeats: int) -> list[Example]:
@@ -156,20 +161,30 @@ def make_tensors(example: Example, network: ProgressiveCascade, beam: ConeBeam) 
 
 
 def collect(
-    examples: Sequence[Example], checkpoint: Path, cache: Path, device: str
+    examples: Sequence[Example], checkpoint: Path, cache: Path, device: str, *, unfamiliar: Path | None = None
 ) -> dict[bool, list[dict[str, Tensor]]]:
-    """The tensors of all examples, from the folder where they are there, by whether they are held out."""
-    folder = cache / file_hash(checkpoint)[:12]
-    network = load_cascade(checkpoint, device)
-    size = network.image_size
+    """The tensors of all examples, from the folder where they are there, by whether they are held out.
+
+    Args:
+        examples: what to reconstruct.
+        checkpoint: the cascade's weights.
+        cache: folder of the folders, one for each checkpoint.
+        device: where to reconstruct.
+        unfamiliar: weights of a cascade that has forgotten the training CTs, and reconstructs those.
+    """
+    # By whether the patient is a training CT.
+    checkpoints = {False: checkpoint, True: unfamiliar or checkpoint}
+    folders = {familiar: cache / file_hash(path)[:12] for familiar, path in checkpoints.items()}
+    networks = {familiar: load_cascade(path, device) for familiar, path in checkpoints.items()}
+    size = networks[False].image_size
     pitch = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / size
     beam = ConeBeam(detector_shape=(size, size), pixel_spacing=(pitch, pitch))
     found: dict[bool, list[dict[str, Tensor]]] = {False: [], True: []}
     for number, example in enumerate(examples, start=1):
-        path = folder / f"{example.name}.pt"
+        path = folders[example.familiar] / f"{example.name}.pt"
         if not path.is_file():
             start = time.perf_counter(), time.process_time()
-            tensors = make_tensors(example, network, beam)
+            tensors = make_tensors(example, networks[example.familiar], beam)
             with atomic_path(path) as temporary:
                 torch.save(tensors, temporary)
             rms = float((tensors["rms"].float() ** 2).mean().sqrt())
@@ -257,6 +272,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--phantoms", type=int, default=64, help="number of phantoms")
     parser.add_argument("--repeats", type=int, default=4, help="variants of each CT, the CT itself included")
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint(), help="the cascade's weights")
+    parser.add_argument("--unfamiliar", type=Path, help="weights of a cascade that has forgotten the training CTs")
     parser.add_argument("--cache", type=Path, default=root / "runs" / "uncertainty", help="folder of finished cases")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=2)
@@ -270,7 +286,9 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command_line)
     try:
         examples = plan_examples(arguments.dataset, arguments.phantoms, arguments.repeats)
-        cases = collect(examples, arguments.checkpoint, arguments.cache, arguments.device)
+        cases = collect(
+            examples, arguments.checkpoint, arguments.cache, arguments.device, unfamiliar=arguments.unfamiliar
+        )
     except (UserError, FileNotFoundError) as error:
         print(f"train_uncertainty: error: {error}", file=sys.stderr)
         return 2

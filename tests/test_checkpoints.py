@@ -11,7 +11,13 @@ import torch
 from ignite.engine import Engine, Events
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.checkpoints import AverageWeights, HalfPrecisionState, ResumableCheckpoint, load_predecessor
+from progressive_cascade.checkpoints import (
+    AverageWeights,
+    HalfPrecisionState,
+    ResumableCheckpoint,
+    exchange_stage,
+    load_predecessor,
+)
 from progressive_cascade.errors import UserError
 
 
@@ -51,6 +57,60 @@ def test_stage_three_starts_from_the_weights_of_stage_two(small_cascade, tmp_pat
     assert not start(3, unet_channels=((4, 8), (4, 8), (4, 16)))[-1].unet.out.weight.any()
 
 
+def test_a_stage_goes_on_from_its_own_checkpoint(small_cascade, tmp_path):
+    """What the checkpoint holds of the stage itself is loaded, too, and stage 2 does not overwrite it."""
+    trained = small_cascade(stage=3)
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.save(trained.state_dict(), tmp_path / "stage3_best.pt")
+    network = small_cascade(stage=3)
+    load_predecessor(network, tmp_path / "stage3_best.pt")
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in network.state_dict().items())
+
+
+def test_one_stage_is_exchanged_and_no_other(small_cascade, tmp_path):
+    """Stage 1 is the donor's, everything else the cascade's; the donor may have fewer stages."""
+    plain = {"cross_attention": False, "lift_channels": 0}
+    states = []
+    for stage in (2, 1):
+        network = small_cascade(stage=stage, **plain)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter)
+        states.append(network.state_dict())
+        torch.save(states[-1], tmp_path / f"{stage}.pt")
+    mixed = exchange_stage(tmp_path / "2.pt", 1, tmp_path / "1.pt")
+    assert set(mixed) == set(states[0])
+    for name, value in mixed.items():
+        assert torch.equal(value, states[1 if name.startswith("stages.0.") else 0][name]), name
+
+
+def test_stages_that_do_not_fit_are_not_exchanged(small_cascade, tmp_path):
+    """A stage that is not there, of another shape or geometry, or that shares a 2-D encoder."""
+    plain = {"cross_attention": False, "lift_channels": 0}
+    other = ConeBeam(1000, 1800, (128, 128), (3.36, 3.36))
+    networks = {
+        "cascade": small_cascade(stage=2, **plain),
+        "short": small_cascade(stage=1, **plain),
+        "wide": small_cascade(stage=1, unet_channels=((4, 8, 32),) * 3, **plain),
+        "elsewhere": small_cascade(stage=1, geometry=other, **plain),
+        "encoder": small_cascade(stage=2, cross_attention=True, lift_channels=0),
+    }
+    for name, network in networks.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pt")
+
+    def exchange(stage: int, donor: str, cascade: str = "cascade") -> None:
+        exchange_stage(tmp_path / f"{cascade}.pt", stage, tmp_path / f"{donor}.pt")
+
+    with pytest.raises(UserError, match=r"short\.pt must hold stage 2"):
+        exchange(2, "short")
+    with pytest.raises(UserError, match=r"wide\.pt must have stage 1 of the architecture"):
+        exchange(1, "wide")
+    with pytest.raises(UserError, match=r"elsewhere\.pt must have the geometry"):
+        exchange(1, "elsewhere")
+    with pytest.raises(UserError, match=r"encoder\.pt must have no 2-D encoder"):
+        exchange(1, "encoder", cascade="encoder")
+
+
 def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_path):
     """Missing file, no checkpoint, another architecture, another stage, another geometry."""
     network = small_cascade(stage=2)
@@ -64,7 +124,7 @@ def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_pa
     with pytest.raises(UserError, match="must hold stage 1 of this architecture"):
         load_predecessor(network, path)
     torch.save(small_cascade(stage=3).state_dict(), path)
-    with pytest.raises(UserError, match="must hold stage 1 of this architecture"):
+    with pytest.raises(UserError, match=r"must hold stage 2 of this architecture; first difference: stages\.2"):
         load_predecessor(network, path)
     other = ConeBeam(1000, 1800, (128, 128), (3.36, 3.36))
     torch.save(small_cascade(stage=1, geometry=other).state_dict(), path)

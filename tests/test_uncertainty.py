@@ -9,6 +9,7 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,6 +319,30 @@ def test_script_resumes_and_is_deterministic(
     checkpoint.write_bytes(b"another cascade")
     assert script.main(command) == 0
     assert len(made) == 16
+
+
+def test_training_cts_are_reconstructed_by_who_has_forgotten_them(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training CTs alone: phantoms and held-out CTs are the shipped cascade's."""
+    used: dict[str, str] = {}
+
+    def make(example: Any, network: Any, _: object) -> dict[str, torch.Tensor]:
+        used[example.name] = network.file
+        return _cases(1)[0]
+
+    monkeypatch.setattr(script, "make_tensors", make)
+    monkeypatch.setattr(script, "load_cascade", lambda path, _: SimpleNamespace(image_size=512, file=path.name))
+    for name in ("model.pt", "forgetful.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+    examples = [
+        script.Example("training", {"label": "a.nii.gz"}, 0, augmented=True, held_out=False),
+        script.Example("validation", {"label": "b.nii.gz"}, 0, augmented=False, held_out=True),
+        script.Example("phantom", {"seed": 7}, 7, augmented=False, held_out=False),
+    ]
+    files = tmp_path / "model.pt", tmp_path / "cache", "cpu"
+    script.collect(examples, *files, unfamiliar=tmp_path / "forgetful.pt")
+    assert used == {"training": "forgetful.pt", "validation": "model.pt", "phantom": "model.pt"}
 
 
 def test_tally_of_gaussian_errors_is_the_gaussians(bench: ModuleType) -> None:

@@ -171,13 +171,14 @@ def load_checkpoint(network: ProgressiveCascade, path: str | Path) -> None:
 
 
 def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
-    """Start a stage from the checkpoint of the one before.
+    """Start a stage from the checkpoint of the one before, or go on from one of its own.
 
     Stage 3, where its U-Net has the shapes of stage 2's, starts from those weights: what sharpens 128³ sharpens 256³.
 
     Args:
-        network: the cascade to be trained; its encoder and earlier stages are filled.
-        path: bare state dict of a cascade with one stage less; None for stage 1.
+        network: the cascade to be trained; its encoder and earlier stages are filled, and its last stage where the
+            checkpoint holds that, too.
+        path: bare state dict of a cascade with one stage less, or with as many; None: nothing is loaded.
 
     Raises:
         UserError: if the file is missing, not a checkpoint, of another architecture or geometry.
@@ -191,15 +192,49 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
             f"train stage {network.stage - 1} first"
         )
     state = read_state(path)
-    expected = _names_up_to(network, max(1, network.stage - 1))
-    check_architecture(network, state, path, stage=max(1, network.stage - 1))
+    goes_on = any(name.startswith(stage_prefix(network.stage)) for name in state)
+    reach = network.stage if goes_on else max(1, network.stage - 1)
+    check_architecture(network, state, path, stage=reach)
     check_geometry(network, state, path)
-    network.load_state_dict({name: state[name] for name in expected}, strict=False)
-    if network.stage < 3:
+    network.load_state_dict({name: state[name] for name in _names_up_to(network, reach)}, strict=False)
+    if goes_on or network.stage < 3:
         return
     unets = [stage.unet.state_dict() for stage in list(network.stages)[-2:]]  # pyright: ignore[reportAttributeAccessIssue]
     if _shapes(unets[0]) == _shapes(unets[1]):
         network.stages[-1].unet.load_state_dict(unets[0])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def exchange_stage(path: str | Path, stage: int, donor: str | Path) -> dict[str, Tensor]:
+    """The weights of one cascade with one stage of another.
+
+    A later stage learns best behind an earlier one that makes on its training data the errors it makes on new data; it
+    then runs behind the best there is.
+
+    Args:
+        path: checkpoint of the cascade, bare state dict.
+        stage: which stage to take from the donor, 1 to 3.
+        donor: checkpoint that holds this stage.
+
+    Returns:
+        A bare state dict.
+
+    Raises:
+        UserError: if a file is missing or no checkpoint, either lacks the stage, the stages' shapes or the geometries
+            differ, or the stages read features of a 2-D encoder, which they share and which cannot be exchanged.
+    """
+    state, other = read_state(path), read_state(donor)
+    prefix = stage_prefix(stage)
+    parts = [{name: value for name, value in each.items() if name.startswith(prefix)} for each in (state, other)]
+    for file, part in zip((path, donor), parts, strict=True):
+        if not part:
+            raise UserError(f"checkpoint {file} must hold stage {stage}, got none of its weights")
+    if _shapes(parts[0]) != _shapes(parts[1]):
+        raise UserError(f"checkpoint {donor} must have stage {stage} of the architecture of {path}")
+    if not torch.allclose(state["projection_matrices"], other["projection_matrices"], rtol=1e-4, atol=1e-2):
+        raise UserError(f"checkpoint {donor} must have the geometry of {path}, got other projection matrices")
+    if any(name.startswith("xray.") for name in state):
+        raise UserError(f"checkpoint {path} must have no 2-D encoder: its stages share that and cannot be exchanged")
+    return {**state, **parts[1]}
 
 
 def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -242,6 +277,11 @@ def check_architecture(
         )
 
 
+def stage_prefix(stage: int) -> str:
+    """What the names of a stage's entries in a state dict start with."""
+    return f"stages.{stage - 1}."
+
+
 def _trainable(network: nn.Module) -> nn.ParameterList:
     return nn.ParameterList([parameter for parameter in network.parameters() if parameter.requires_grad])
 
@@ -251,7 +291,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _names_up_to(network: ProgressiveCascade, stage: int) -> set[str]:
-    later = tuple(f"stages.{index}." for index in range(stage, network.stage))
+    later = tuple(stage_prefix(index) for index in range(stage + 1, network.stage + 1))
     return {name for name in network.state_dict() if not name.startswith(later)}
 
 
