@@ -5,6 +5,7 @@
     python benchmarks/results_evaluation.py --dataset dataset      # and a dataset's held-out patients
     python benchmarks/results_evaluation.py --phantoms 0 --dataset dataset
     python benchmarks/results_evaluation.py --jobs 2               # two cases at once, each on one thread
+    python benchmarks/results_evaluation.py --earlier FOLDER       # score again only the stages with new weights
 
 Each stage is scored at 256³ and, as ``stage_1_at_64``, on its own grid. Writes ``evaluation_phantoms_metrics.json``
 and ``evaluation_patients_metrics.json`` after every case, each with a CSV of the cases; an interrupted run goes on
@@ -34,6 +35,7 @@ from progressive_cascade.cases import Case, evaluation_items, load_case
 from progressive_cascade.cli.common import versions
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation import EvaluationReport, infer_hu
+from progressive_cascade.io import read_json
 from progressive_cascade.metrics import PROTOCOLS
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
@@ -87,17 +89,63 @@ def reconstruct_stages(case: Case, networks: Networks, image: torch.Tensor, beam
     return volumes
 
 
-def score(item: Mapping[str, Any], networks: Networks, report: EvaluationReport) -> dict[str, Any]:
+def still_true(report: EvaluationReport, folder: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier run scored with the weights and settings of this one.
+
+    Args:
+        report: of this run.
+        folder: of the earlier run's files.
+
+    Returns:
+        Records by case; without the scores of stages whose weights are others now.
+
+    Raises:
+        FileNotFoundError: where the folder lacks the report's file.
+        UserError: where anything but the checkpoints differs.
+    """
+    path = folder / report.path.name
+    records = report.read_cases(path, may_differ=("checkpoints",))
+    before, now = read_json(path)["checkpoints"], report.description["checkpoints"]
+    changed = [stage for stage in now if before.get(stage) != now[stage]]
+    return {
+        record["case"]: {
+            **record,
+            "scores": {
+                method: scores
+                for method, scores in record["scores"].items()
+                if not any(method == stage or method.startswith(f"{stage}_at_") for stage in changed)
+            },
+        }
+        for record in records
+    }
+
+
+def score(
+    item: Mapping[str, Any], networks: Networks, report: EvaluationReport, known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Scores one case.
 
     Args:
         item: of :func:`progressive_cascade.cases.evaluation_items`.
         networks: cascades by stage.
         report: how to score; it is left as it is.
+        known: the record of an earlier run, of :func:`still_true`: what it has is not scored again.
 
     Returns:
         The record that the report shall keep.
     """
+    if known is not None:
+        left = {stage: network for stage, network in networks.items() if f"stage_{stage}" not in known["scores"]}
+        if not left:
+            return dict(known)
+        bare = copy.copy(report)
+        bare.baselines, bare.mean = False, None
+        record = score(item, left, bare)
+        agreement = known["agreement"] if f"stage_{max(networks)}" in known["scores"] else record["agreement"]
+        merged = {**known["scores"], **record["scores"]}
+        # As if all had been scored at once: the last stage first, the baselines at the end.
+        order = sorted(merged, key=_stage_of, reverse=True)
+        return {**record, "scores": {method: merged[method] for method in order}, "agreement": agreement}
     case = load_case(item)
     x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
@@ -109,7 +157,12 @@ def score(item: Mapping[str, Any], networks: Networks, report: EvaluationReport)
 
 
 def evaluate(
-    items: Sequence[Mapping[str, Any]], networks: Networks, report: EvaluationReport, *, jobs: int = 1
+    items: Sequence[Mapping[str, Any]],
+    networks: Networks,
+    report: EvaluationReport,
+    *,
+    jobs: int = 1,
+    earlier: Path | None = None,
 ) -> None:
     """Scores the items that the report does not have yet, and writes it after each.
 
@@ -118,12 +171,14 @@ def evaluate(
         networks: cascades by stage.
         report: where to keep the scores.
         jobs: cases at once, each in a process of its own on one thread; 1: in this process, on torch's threads.
+        earlier: folder of an earlier run, whose scores are kept where the weights are the same.
     """
+    known = {} if earlier is None else still_true(report, earlier)
     report.resume()
     done = {case["case"] for case in report.cases}
-    left = [item for item in items if str(item.get("case", item["patient"])) not in done]
+    left = [item for item in items if _name(item) not in done]
     with tqdm(total=len(items), initial=len(items) - len(left), desc=report.stem, unit=" case") as progress:
-        for record in _records(left, networks, report, jobs=min(jobs, len(left))):
+        for record in _records(left, networks, report, known, jobs=min(jobs, len(left))):
             report.cases.append(record)
             report.write(finished=False)
             progress.update()
@@ -131,17 +186,22 @@ def evaluate(
 
 
 def _records(
-    items: Sequence[Mapping[str, Any]], networks: Networks, report: EvaluationReport, *, jobs: int
+    items: Sequence[Mapping[str, Any]],
+    networks: Networks,
+    report: EvaluationReport,
+    known: Mapping[str, Any],
+    *,
+    jobs: int,
 ) -> Iterator[dict[str, Any]]:
     """The items' records, in their order."""
     if jobs < 2:
-        yield from (score(item, networks, report) for item in items)
+        yield from (score(item, networks, report, known.get(_name(item))) for item in items)
         return
     # Not forked: this process may have started threads, of which a fork has only the locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_start_job, initargs=(networks, report)) as pool:
         try:
-            yield from pool.map(_score_in_job, items)
+            yield from pool.map(_score_in_job, items, [known.get(_name(item)) for item in items])
         finally:
             # An interrupted run must not wait for the cases it will not keep.
             pool.shutdown(cancel_futures=True)
@@ -154,8 +214,17 @@ def _start_job(networks: Networks, report: EvaluationReport) -> None:
     _job = networks, report
 
 
-def _score_in_job(item: Mapping[str, Any]) -> dict[str, Any]:
-    return score(item, *_job)
+def _score_in_job(item: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    return score(item, *_job, known)
+
+
+def _stage_of(method: str) -> int:
+    """The stage in a method's name, 0 for a baseline."""
+    return int(method.split("_")[1]) if method.startswith("stage_") else 0
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item.get("case", item["patient"]))
 
 
 def build_report(
@@ -192,6 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="where to reconstruct")
     parser.add_argument("--jobs", type=int, help="cases at once (default: one for each core, at most 4; 1 on a GPU)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder to write")
+    parser.add_argument(
+        "--earlier", type=Path, help="folder of an earlier run; its scores are kept where the weights are the same"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.phantoms < 1 and options.dataset is None:
@@ -204,10 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_beam(network, ConeBeam.preset("chest_stand"))
         if options.phantoms > 0:
             report = build_report("evaluation_phantoms", options, checkpoints, dataset=None)
-            evaluate(evaluation_items(num_phantoms=options.phantoms), networks, report, jobs=jobs)
+            items = evaluation_items(num_phantoms=options.phantoms)
+            evaluate(items, networks, report, jobs=jobs, earlier=options.earlier)
         if options.dataset is not None:
             report = build_report("evaluation_patients", options, checkpoints, dataset=options.dataset)
-            evaluate(evaluation_items(options.dataset), networks, report, jobs=jobs)
+            evaluate(evaluation_items(options.dataset), networks, report, jobs=jobs, earlier=options.earlier)
     except (UserError, FileNotFoundError) as error:
         print(f"results_evaluation: error: {error}", file=sys.stderr)
         return 2

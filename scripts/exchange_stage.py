@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give a cascade one stage of another checkpoint.
+"""Give a cascade one stage of another checkpoint, or the mean of several.
 
-    python scripts/exchange_stage.py stage3_best.pt --stage 1 --donor other/stage1_best.pt --output model.pt
+    python scripts/exchange_stage.py stage3_best.pt --stage 1 --donor other/stage1_best.pt --output new.pt
+    python scripts/exchange_stage.py stage3_best.pt --stage 1 --donor a/stage1_best.pt b/stage1_best.pt --output mean.pt
 
-The later stages are trained behind a first stage that has forgotten the training CTs, so that what they mend is what a
-new patient needs mended; they run behind the one that remembers them (bundle/docs/IMPLEMENTATION.md).
+The last stage is trained behind a first stage that has not seen its CTs, so that what it mends is what a new patient
+needs mended; it runs behind one that has seen them all (bundle/docs/IMPLEMENTATION.md).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Give a cascade one stage of another checkpoint.")
     parser.add_argument("checkpoint", type=Path, help="the cascade: a bare state dict")
     parser.add_argument("--stage", type=int, choices=(1, 2, 3), required=True, help="which stage to take")
-    parser.add_argument("--donor", type=Path, required=True, help="checkpoint that holds this stage")
+    parser.add_argument("--donor", type=Path, nargs="+", required=True, help="checkpoints that hold this stage")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(command_line)
     try:
-        state = exchange_stage(arguments.checkpoint, arguments.stage, arguments.donor)
+        state = exchange_stage(arguments.checkpoint, arguments.stage, *arguments.donor)
     except UserError as error:
         print(f"exchange_stage: error: {error}", file=sys.stderr)
         return 2

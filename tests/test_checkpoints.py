@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from copy import deepcopy
 from pathlib import Path
 
@@ -82,6 +83,9 @@ def test_one_stage_is_exchanged_and_no_other(small_cascade, tmp_path):
     assert set(mixed) == set(states[0])
     for name, value in mixed.items():
         assert torch.equal(value, states[1 if name.startswith("stages.0.") else 0][name]), name
+    mean = exchange_stage(tmp_path / "2.pt", 1, tmp_path / "1.pt", tmp_path / "2.pt")
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (mixed[name] + states[0][name]) / 2 if value.is_floating_point() else value)
 
 
 def test_stages_that_do_not_fit_are_not_exchanged(small_cascade, tmp_path):
@@ -109,6 +113,26 @@ def test_stages_that_do_not_fit_are_not_exchanged(small_cascade, tmp_path):
         exchange(1, "elsewhere")
     with pytest.raises(UserError, match=r"encoder\.pt must have no 2-D encoder"):
         exchange(1, "encoder", cascade="encoder")
+    with pytest.raises(ValueError, match="at least one checkpoint"):
+        exchange_stage(tmp_path / "cascade.pt", 1)
+
+
+def test_the_script_exchanges_or_says_why_not(small_cascade, tmp_path, capsys):
+    """One file written; a donor that is missing: one line, exit 2, no file."""
+    spec = importlib.util.spec_from_file_location(
+        "exchange_stage", Path(__file__).parents[1] / "scripts" / "exchange_stage.py"
+    )
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    network = small_cascade(stage=1, cross_attention=False, lift_channels=0)
+    torch.save(network.state_dict(), tmp_path / "1.pt")
+    arguments = [str(tmp_path / "1.pt"), "--stage", "1", "--output", str(tmp_path / "new.pt"), "--donor"]
+    assert script.main([*arguments, str(tmp_path / "none.pt")]) == 2
+    assert "none.pt" in capsys.readouterr().err and not (tmp_path / "new.pt").exists()
+    assert script.main([*arguments, str(tmp_path / "1.pt")]) == 0
+    written = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert all(torch.equal(value, written[name]) for name, value in network.state_dict().items())
 
 
 def test_a_missing_or_wrong_predecessor_is_one_clear_error(small_cascade, tmp_path):

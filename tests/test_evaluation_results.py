@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from progressive_cascade.cases import evaluation_items, load_case
 from progressive_cascade.errors import UserError
@@ -83,6 +84,37 @@ def test_evaluation_scores_every_stage_and_goes_on(
     second = json.loads((tmp_path / "evaluation_phantoms_metrics.json").read_text())
     assert second["cases"][:1] == first and second["num_patients"] == 2
     assert (tmp_path / "evaluation_phantoms_cases.csv").read_text().count("\n") == 1 + 2 * len(methods)
+
+
+def test_scores_of_the_same_weights_are_kept(
+    small_cascade, small_phantoms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New weights of stage 2: it alone is scored again, and the record is the one that scoring everything gives."""
+    networks = {stage: small_cascade(stage=stage).eval() for stage in (1, 2)}
+    items = evaluation_items(num_phantoms=1)
+
+    def report(folder: str, second: str, **settings: object) -> EvaluationReport:
+        weights = {"stage_1": {"sha256": "one"}, "stage_2": {"sha256": second}}
+        common = {"geometry": SMALL["geometry"], "pictures": False, "description": {"checkpoints": weights}}
+        return EvaluationReport(tmp_path / folder, **common, **settings)
+
+    results_evaluation.evaluate(items, networks, report("before", "old"))
+    torch.nn.init.normal_(networks[2].stages[-1].unet.out.bias, std=0.1)
+    whole = report("whole", "new")
+    results_evaluation.evaluate(items, networks, whole)
+    reconstructed = []
+    infer = results_evaluation.infer_hu
+    monkeypatch.setattr(
+        results_evaluation, "infer_hu", lambda network, *rest: reconstructed.append(network) or infer(network, *rest)
+    )
+    kept = report("kept", "new")
+    results_evaluation.evaluate(items, networks, kept, earlier=tmp_path / "before")
+    assert reconstructed == [networks[2]]
+    assert json.dumps(kept.cases) == json.dumps(whole.cases)
+    before = kept.read_cases(tmp_path / "before" / kept.path.name, may_differ=("checkpoints",))
+    assert kept.cases[0]["scores"]["stage_2"] != before[0]["scores"]["stage_2"]
+    with pytest.raises(UserError, match="must be of the same protocols"):
+        results_evaluation.still_true(report("", "new", protocols="x2ct"), tmp_path / "before")
 
 
 def test_jobs_give_what_one_process_gives(small_cascade, tmp_path: Path) -> None:

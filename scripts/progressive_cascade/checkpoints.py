@@ -204,37 +204,45 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
         network.stages[-1].unet.load_state_dict(unets[0])  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def exchange_stage(path: str | Path, stage: int, donor: str | Path) -> dict[str, Tensor]:
-    """The weights of one cascade with one stage of another.
+def exchange_stage(path: str | Path, stage: int, *donors: str | Path) -> dict[str, Tensor]:
+    """The weights of one cascade with one stage of another, or with the mean of several others'.
 
     A later stage learns best behind an earlier one that makes on its training data the errors it makes on new data; it
-    then runs behind the best there is.
+    then runs behind the best there is. The mean of runs that started from the same weights often is better than each
+    (Wortsman et al., Model soups, 2022, arXiv 2203.05482).
 
     Args:
         path: checkpoint of the cascade, bare state dict.
-        stage: which stage to take from the donor, 1 to 3.
-        donor: checkpoint that holds this stage.
+        stage: which stage to take from the donors, 1 to 3.
+        donors: checkpoints that hold this stage.
 
     Returns:
         A bare state dict.
 
     Raises:
-        UserError: if a file is missing or no checkpoint, either lacks the stage, the stages' shapes or the geometries
+        UserError: if a file is missing or no checkpoint or lacks the stage, the stages' shapes or the geometries
             differ, or the stages read features of a 2-D encoder, which they share and which cannot be exchanged.
+        ValueError: without a donor.
     """
-    state, other = read_state(path), read_state(donor)
-    prefix = stage_prefix(stage)
-    parts = [{name: value for name, value in each.items() if name.startswith(prefix)} for each in (state, other)]
-    for file, part in zip((path, donor), parts, strict=True):
-        if not part:
-            raise UserError(f"checkpoint {file} must hold stage {stage}, got none of its weights")
-    if _shapes(parts[0]) != _shapes(parts[1]):
-        raise UserError(f"checkpoint {donor} must have stage {stage} of the architecture of {path}")
-    if not torch.allclose(state["projection_matrices"], other["projection_matrices"], rtol=1e-4, atol=1e-2):
-        raise UserError(f"checkpoint {donor} must have the geometry of {path}, got other projection matrices")
+    if not donors:
+        raise ValueError("donors must name at least one checkpoint, got none")
+    state = read_state(path)
+    own = _stage_of(state, stage, path)
     if any(name.startswith("xray.") for name in state):
         raise UserError(f"checkpoint {path} must have no 2-D encoder: its stages share that and cannot be exchanged")
-    return {**state, **parts[1]}
+    parts = []
+    for donor in donors:
+        other = read_state(donor)
+        parts.append(_stage_of(other, stage, donor))
+        if _shapes(parts[-1]) != _shapes(own):
+            raise UserError(f"checkpoint {donor} must have stage {stage} of the architecture of {path}")
+        if not torch.allclose(state["projection_matrices"], other["projection_matrices"], rtol=1e-4, atol=1e-2):
+            raise UserError(f"checkpoint {donor} must have the geometry of {path}, got other projection matrices")
+    mean = {
+        name: torch.stack([part[name].double() for part in parts]).mean(dim=0).to(value.dtype)
+        for name, value in own.items()
+    }
+    return {**state, **mean}
 
 
 def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -280,6 +288,13 @@ def check_architecture(
 def stage_prefix(stage: int) -> str:
     """What the names of a stage's entries in a state dict start with."""
     return f"stages.{stage - 1}."
+
+
+def _stage_of(state: Mapping[str, Tensor], stage: int, path: str | Path) -> dict[str, Tensor]:
+    part = {name: value for name, value in state.items() if name.startswith(stage_prefix(stage))}
+    if not part:
+        raise UserError(f"checkpoint {path} must hold stage {stage}, got none of its weights")
+    return part
 
 
 def _trainable(network: nn.Module) -> nn.ParameterList:

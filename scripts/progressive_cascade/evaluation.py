@@ -148,15 +148,31 @@ class EvaluationReport:
         """
         if not self.path.is_file():
             return False
-        earlier = read_json(self.path)
+        self.cases = self.read_cases(self.path)
+        return True
+
+    def read_cases(self, path: Path, *, may_differ: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """The cases of an earlier run's file, if it was made alike.
+
+        Args:
+            path: file written by :meth:`write`.
+            may_differ: parts of the description that may be others.
+
+        Returns:
+            One record per case: its name, its patient, its scores by method and its agreement.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            UserError: where another checkpoint, other protocols or another setting made the file.
+        """
+        earlier = read_json(path)
         for key, value in finite(self._heading()).items():
-            if earlier.get(key) != value:
-                raise UserError(f"{self.path} must be of the same {key} to go on with, or be moved away")
-        self.cases = [
+            if key not in may_differ and earlier.get(key) != value:
+                raise UserError(f"{path} must be of the same {key} to go on with, or be moved away")
+        return [
             {**case, "scores": {method: _numbers(scores) for method, scores in case["scores"].items()}}
             for case in earlier["cases"]
         ]
-        return True
 
     def summary(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Every score over the patients, per method; see :func:`progressive_cascade.scores.summarize`."""
