@@ -106,46 +106,29 @@ def still_true(report: EvaluationReport, folder: Path) -> dict[str, dict[str, An
     path = folder / report.path.name
     records = report.read_cases(path, may_differ=("checkpoints",))
     before, now = read_json(path)["checkpoints"], report.description["checkpoints"]
-    changed = [stage for stage in now if before.get(stage) != now[stage]]
+    changed = {_stage_of(stage) for stage in now if before.get(stage) != now[stage]}
     return {
         record["case"]: {
             **record,
             "scores": {
-                method: scores
-                for method, scores in record["scores"].items()
-                if not any(method == stage or method.startswith(f"{stage}_at_") for stage in changed)
+                method: scores for method, scores in record["scores"].items() if _stage_of(method) not in changed
             },
         }
         for record in records
     }
 
 
-def score(
-    item: Mapping[str, Any], networks: Networks, report: EvaluationReport, known: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def score(item: Mapping[str, Any], networks: Networks, report: EvaluationReport) -> dict[str, Any]:
     """Scores one case.
 
     Args:
         item: of :func:`progressive_cascade.cases.evaluation_items`.
         networks: cascades by stage.
         report: how to score; it is left as it is.
-        known: the record of an earlier run, of :func:`still_true`: what it has is not scored again.
 
     Returns:
         The record that the report shall keep.
     """
-    if known is not None:
-        left = {stage: network for stage, network in networks.items() if f"stage_{stage}" not in known["scores"]}
-        if not left:
-            return dict(known)
-        bare = copy.copy(report)
-        bare.baselines, bare.mean = False, None
-        record = score(item, left, bare)
-        agreement = known["agreement"] if f"stage_{max(networks)}" in known["scores"] else record["agreement"]
-        merged = {**known["scores"], **record["scores"]}
-        # As if all had been scored at once: the last stage first, the baselines at the end.
-        order = sorted(merged, key=_stage_of, reverse=True)
-        return {**record, "scores": {method: merged[method] for method in order}, "agreement": agreement}
     case = load_case(item)
     x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
@@ -154,6 +137,38 @@ def score(
     own.cases = []
     own.score_case(case, reconstruct_stages(case, networks, image, report.beam), image=image)
     return own.cases[0]
+
+
+def score_rest(
+    item: Mapping[str, Any], networks: Networks, report: EvaluationReport, known: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Scores of a case what an earlier run has not.
+
+    Args:
+        item: of :func:`progressive_cascade.cases.evaluation_items`.
+        networks: cascades by stage.
+        report: how to score; it is left as it is.
+        known: the case's record of :func:`still_true`, or None: then everything is scored.
+
+    Returns:
+        The record that scoring everything would give.
+    """
+    if known is None:
+        return score(item, networks, report)
+    there = {_stage_of(method) for method in known["scores"]}
+    left = {stage: network for stage, network in networks.items() if stage not in there}
+    if not left:
+        return dict(known)
+    bare = copy.copy(report)
+    bare.baselines, bare.mean = False, None
+    record = score(item, left, bare)
+    merged = {**known["scores"], **record["scores"]}
+    return {
+        **record,
+        # As if all had been scored at once: the last stage first, the baselines at the end.
+        "scores": {method: merged[method] for method in sorted(merged, key=_stage_of, reverse=True)},
+        "agreement": (known if max(networks) in there else record)["agreement"],
+    }
 
 
 def evaluate(
@@ -195,7 +210,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     """The items' records, in their order."""
     if jobs < 2:
-        yield from (score(item, networks, report, known.get(_name(item))) for item in items)
+        yield from (score_rest(item, networks, report, known.get(_name(item))) for item in items)
         return
     # Not forked: this process may have started threads, of which a fork has only the locks.
     context = multiprocessing.get_context("spawn")
@@ -215,7 +230,7 @@ def _start_job(networks: Networks, report: EvaluationReport) -> None:
 
 
 def _score_in_job(item: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
-    return score(item, *_job, known)
+    return score_rest(item, *_job, known)
 
 
 def _stage_of(method: str) -> int:

@@ -4,8 +4,8 @@
     python scripts/exchange_stage.py stage3_best.pt --stage 1 --donor other/stage1_best.pt --output new.pt
     python scripts/exchange_stage.py stage3_best.pt --stage 1 --donor a/stage1_best.pt b/stage1_best.pt --output mean.pt
 
-The last stage is trained behind a first stage that has not seen its CTs, so that what it mends is what a new patient
-needs mended; it runs behind one that has seen them all (bundle/docs/IMPLEMENTATION.md).
+The last stage is trained behind a first stage that does not remember its CTs, so that what it mends is what a new
+patient needs mended; it runs behind one that has seen them all (bundle/docs/IMPLEMENTATION.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+import exchange_stage as exchange_script
 from progressive_cascade import ConeBeam
 from progressive_cascade.checkpoints import (
     AverageWeights,
@@ -119,18 +119,12 @@ def test_stages_that_do_not_fit_are_not_exchanged(small_cascade, tmp_path):
 
 def test_the_script_exchanges_or_says_why_not(small_cascade, tmp_path, capsys):
     """One file written; a donor that is missing: one line, exit 2, no file."""
-    spec = importlib.util.spec_from_file_location(
-        "exchange_stage", Path(__file__).parents[1] / "scripts" / "exchange_stage.py"
-    )
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     network = small_cascade(stage=1, cross_attention=False, lift_channels=0)
     torch.save(network.state_dict(), tmp_path / "1.pt")
     arguments = [str(tmp_path / "1.pt"), "--stage", "1", "--output", str(tmp_path / "new.pt"), "--donor"]
-    assert script.main([*arguments, str(tmp_path / "none.pt")]) == 2
+    assert exchange_script.main([*arguments, str(tmp_path / "none.pt")]) == 2
     assert "none.pt" in capsys.readouterr().err and not (tmp_path / "new.pt").exists()
-    assert script.main([*arguments, str(tmp_path / "1.pt")]) == 0
+    assert exchange_script.main([*arguments, str(tmp_path / "1.pt")]) == 0
     written = torch.load(tmp_path / "new.pt", weights_only=True)
     assert all(torch.equal(value, written[name]) for name, value in network.state_dict().items())
 

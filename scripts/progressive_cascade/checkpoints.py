@@ -236,7 +236,7 @@ def exchange_stage(path: str | Path, stage: int, *donors: str | Path) -> dict[st
         parts.append(_stage_of(other, stage, donor))
         if _shapes(parts[-1]) != _shapes(own):
             raise UserError(f"checkpoint {donor} must have stage {stage} of the architecture of {path}")
-        if not torch.allclose(state["projection_matrices"], other["projection_matrices"], rtol=1e-4, atol=1e-2):
+        if not _same_geometry(state["projection_matrices"], other["projection_matrices"]):
             raise UserError(f"checkpoint {donor} must have the geometry of {path}, got other projection matrices")
     mean = {
         name: torch.stack([part[name].double() for part in parts]).mean(dim=0).to(value.dtype)
@@ -252,7 +252,7 @@ def check_geometry(network: ProgressiveCascade, state: Mapping[str, Tensor], pat
         UserError: naming the file and both sets of projection matrices.
     """
     theirs, ours = state["projection_matrices"].float(), network.projection_matrices.cpu()
-    if not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-2):
+    if not _same_geometry(theirs, ours):
         raise UserError(
             f"checkpoint {path} must have the geometry of the config: its projection matrices are "
             f"{_rounded(theirs)}, the config's {_rounded(ours)}"
@@ -288,6 +288,10 @@ def check_architecture(
 def stage_prefix(stage: int) -> str:
     """What the names of a stage's entries in a state dict start with."""
     return f"stages.{stage - 1}."
+
+
+def _same_geometry(matrices: Tensor, others: Tensor) -> bool:
+    return torch.allclose(matrices, others, rtol=1e-4, atol=1e-2)
 
 
 def _stage_of(state: Mapping[str, Tensor], stage: int, path: str | Path) -> dict[str, Tensor]:
