@@ -39,6 +39,7 @@ from progressive_cascade.io import atomic_path
 from progressive_cascade.losses import CascadeLoss
 from progressive_cascade.metrics import evaluate_volume
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.precision import mixed_precision
 
 EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 RESULTS = Path(__file__).parent / "results" / "cascade.json"
@@ -158,7 +159,7 @@ def train(
         share = spent / seconds
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (share + 1e-3) / 0.05) * 0.5 * (1 + math.cos(math.pi * share))
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             prediction = network(image, targets["matrices"], targets["calibrated"])
         optimizer.zero_grad()
         objective(prediction, targets).backward()
@@ -191,7 +192,7 @@ def score(network: nn.Module, samples: Samples) -> dict[str, float]:
     volumes = []
     for patient in range(len(samples.hu)):
         image, targets = batch(samples, torch.tensor([patient]), network.grid)  # pyright: ignore[reportArgumentType]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             volumes.append((network(image, targets["matrices"], targets["calibrated"]), targets["label"]))
     seconds = (time.process_time() - start) / len(volumes)
     for prediction, label in volumes:

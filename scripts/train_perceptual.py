@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from progressive_cascade.attenuation import hu_to_unit
 from progressive_cascade.losses.perceptual import CT_WEIGHTS, VGG16Trunk
 from progressive_cascade.phantom import LABELS, generate_phantom
+from progressive_cascade.precision import mixed_precision
 
 # Upper ends [HU] of air, lung, fat, soft tissue, bone; the gaps between them (partial volumes) are not scored.
 _TISSUES = ((-2000.0, -950.0), (-950.0, -500.0), (-200.0, -20.0), (-20.0, 120.0), (150.0, 4000.0))
@@ -190,7 +191,7 @@ def train(model: TissueNamer, cases: dict[str, list[Case]], *, minutes: float, b
             views = [draw_view(volumes, size, rng) for _ in range(max(1, batch // len(cases)))]
             images[source] = hu_to_unit(distort(torch.cat([view[0] for view in views]), rng))
             names[source] = torch.cat([view[1] for view in views]).long()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision("cpu"):
             logits = model(images)
         losses = [
             F.cross_entropy(logits[source], names[source], weights[source], ignore_index=_IGNORED) for source in cases
@@ -218,7 +219,7 @@ def accuracy(model: TissueNamer, source: str, cases: Sequence[Case], every: int 
             for index in range(every // 2, case.hu.shape[axis], every):
                 image = hu_to_unit(case.hu.select(axis, index)[None, None].float())
                 truth = case.classes.select(axis, index).flatten().long()
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with mixed_precision("cpu"):
                     guess = model({source: image})[source].argmax(1).flatten()
                 scored = truth != _IGNORED
                 pairs = truth[scored] * num_classes + guess[scored]

@@ -44,6 +44,7 @@ from progressive_cascade.io import atomic_path, read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.uncertainty import UncertaintyHead
 from progressive_cascade.physics import Exposure
+from progressive_cascade.precision import mixed_precision
 from progressive_cascade.reconstruction import default_checkpoint, file_hash, load_cascade, reconstruct
 from progressive_cascade.simulation import expose, jittered_beam
 from progressive_cascade.transforms import to_line_integrals
@@ -221,7 +222,7 @@ def train(head: UncertaintyHead, cases: Sequence[dict[str, Tensor]], *, steps: i
         while len(order) < batch:
             order += rng.permutation(len(cases)).tolist()
         inputs, mse, weight = _stack([cases[order.pop(0)] for _ in range(batch)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with mixed_precision("cpu"):
             log_sigma = head(inputs)
         loss = gaussian_nll(log_sigma, mse, weight)
         optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from progressive_cascade import ConeBeam
+from progressive_cascade import ConeBeam, precision
 from progressive_cascade.networks import ProgressiveCascade
 
 SMALL = {
@@ -34,6 +34,12 @@ def small_cascade():
         return ProgressiveCascade(**{**SMALL, **changes})
 
     return build
+
+
+@pytest.fixture
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mixed precision also on a processor that is slow at it: for networks small enough."""
+    monkeypatch.setattr(precision, "has_fast", lambda dtype, device_type: True)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from progressive_cascade.consistency import DataConsistency, estimate_noise
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
+from progressive_cascade.precision import mixed_precision
 from progressive_cascade.projector import prefer_backend
 
 # Conjugate-gradient steps of a round.
@@ -31,7 +32,7 @@ class CascadeInferer(Inferer):
         roi_size: window of the last stage per axis, a multiple of 8 [voxels]; None: no windows.
         overlap: share of a window that its neighbour covers, in [0, 1).
         sw_batch_size: windows that run at once.
-        amp: run under autocast.
+        amp: run in mixed precision; on a CPU that has no instructions for it, in float32 all the same.
         amp_dtype: "bfloat16" or "float16".
         progress: show a progress bar over the windows.
         consistency_rounds: times that the result of a calibrated pair is pulled further to its radiographs than the
@@ -107,7 +108,7 @@ class CascadeInferer(Inferer):
     def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:
         # A scripted projector cannot leave autocast by itself, and line integrals in half precision are worthless.
         scripted = isinstance(network, torch.jit.ScriptModule)
-        return torch.autocast(device_type, dtype=self.amp_dtype) if self.amp and not scripted else nullcontext()
+        return mixed_precision(device_type, self.amp_dtype) if self.amp and not scripted else nullcontext()
 
     def _solve(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from progressive_cascade.losses.masked import as_float32, autocast_disabled, masked_mean
 from progressive_cascade.paths import bundle_root
+from progressive_cascade.precision import mixed_precision
 
 # Output channels of the 3x3 convolutions, one tuple per block; a 2x2 max-pooling stands between blocks
 # (configuration D of Simonyan and Zisserman).
@@ -186,7 +187,7 @@ class VGGPerceptualLoss(nn.Module):
     def _features(self, images: Tensor) -> list[Tensor]:
         if not self.amp:
             return self.trunk(images)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        with mixed_precision(images.device.type):
             return [feature.float() for feature in self.trunk(images)]
 
 
