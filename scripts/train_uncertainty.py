@@ -7,13 +7,13 @@ First the cascade reconstructs patients whose truth is known, and what the netwo
 (7 MB per case; an interrupted run goes on where it stopped, and another checkpoint has a folder of its own):
 
 - phantoms that the cascade was not trained on (seeds from 500,000);
-- the dataset's training CTs, as they are and augmented. The cascade was trained on them, so their errors are
-  optimistic, smaller than those of a new patient, unless ``--unfamiliar`` names a cascade that has forgotten them;
-- its validation CTs, likewise augmented. Test CTs are never used.
+- the dataset's training CTs, as mirror images, further ones augmented. The cascade was trained on them, so their own
+  errors are smaller than those of a new patient; to a cascade that knows a CT its mirror image is a new patient;
+- its validation CTs, as they are and augmented. Test CTs are never used.
 
 The validation CTs are held out (where there are none, every eighth phantom): the network is trained on the others, and
 one factor then brings the mean squared ratio of error and sigma on the held-out ones to 1. Real patients alone decide
-on it where there are any: errors on phantoms, and on CTs the cascade has seen, are smaller than those on a new patient.
+on it where there are any: errors on phantoms are smaller than those on a new patient.
 The radiographs vary as in training: distances by 2 %, quantum noise in half of the cases, grey levels in place of
 line integrals in a tenth. The result is a bare half-precision state dict that knows its checkpoint's hash.
 """
@@ -84,8 +84,8 @@ class Example:
     held_out: bool
 
     @property
-    def familiar(self) -> bool:
-        """Whether the cascade was trained on this patient."""
+    def mirrored(self) -> bool:
+        """Whether the cascade was trained on this patient, and shall not know him."""
         return "seed" not in self.item and not self.held_out
 
 
@@ -95,7 +95,7 @@ def plan_examples(dataset: Path | None, num_phantoms: int, repeats: int) -> list
     Args:
         dataset: folder written by `prepare`, or None.
         num_phantoms: phantoms.
-        repeats: variants of each CT; the first is the CT itself.
+        repeats: variants of each CT; the first is not augmented.
 
     Raises:
         UserError: if there is nothing to train on, or nothing to calibrate with.
@@ -136,6 +136,8 @@ def make_tensors(example: Example, network: ProgressiveCascade, beam: ConeBeam) 
     case = load_case(example.item)
     hu = torch.from_numpy(case.hu.astype(np.float32))[None]
     valid = torch.ones_like(hu) if case.valid is None else torch.from_numpy(case.valid.astype(np.float32))[None]
+    if example.mirrored:
+        hu, valid = hu.flip(1), valid.flip(1)
     if example.augmented:
         vary = RandAnatomyd(prob=1.0)
         vary.set_random_state(seed=example.seed)
@@ -151,7 +153,7 @@ def make_tensors(example: Example, network: ProgressiveCascade, beam: ConeBeam) 
     if not calibrated:
         # Grey levels that nobody takes for line integrals, brought back as the command line does.
         image, calibrated = to_line_integrals(500 * image + 100)
-    inferer = CascadeInferer(overlap=0.0, amp=True)
+    inferer = CascadeInferer(128, overlap=0.0, amp=True)
     result = reconstruct(image, beam, network=network, inferer=inferer, calibrated=calibrated)
     mse, weight = block_errors(result.hu, hu[0].numpy(), valid[0].numpy())
     return {
@@ -162,7 +164,7 @@ def make_tensors(example: Example, network: ProgressiveCascade, beam: ConeBeam) 
 
 
 def collect(
-    examples: Sequence[Example], checkpoint: Path, cache: Path, device: str, *, unfamiliar: Path | None = None
+    examples: Sequence[Example], checkpoint: Path, cache: Path, device: str
 ) -> dict[bool, list[dict[str, Tensor]]]:
     """The tensors of all examples, from the folder where they are there, by whether they are held out.
 
@@ -171,21 +173,18 @@ def collect(
         checkpoint: the cascade's weights.
         cache: folder of the folders, one for each checkpoint.
         device: where to reconstruct.
-        unfamiliar: weights of a cascade that has forgotten the training CTs, and reconstructs those.
     """
-    # By whether the patient is a training CT.
-    checkpoints = {False: checkpoint, True: unfamiliar or checkpoint}
-    folders = {familiar: cache / file_hash(path)[:12] for familiar, path in checkpoints.items()}
-    networks = {familiar: load_cascade(path, device) for familiar, path in checkpoints.items()}
-    size = networks[False].image_size
+    folder = cache / file_hash(checkpoint)[:12]
+    network = load_cascade(checkpoint, device)
+    size = network.image_size
     pitch = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / size
     beam = ConeBeam(detector_shape=(size, size), pixel_spacing=(pitch, pitch))
     found: dict[bool, list[dict[str, Tensor]]] = {False: [], True: []}
     for number, example in enumerate(examples, start=1):
-        path = folders[example.familiar] / f"{example.name}.pt"
+        path = folder / f"{example.name}.pt"
         if not path.is_file():
             start = time.perf_counter(), time.process_time()
-            tensors = make_tensors(example, networks[example.familiar], beam)
+            tensors = make_tensors(example, network, beam)
             with atomic_path(path) as temporary:
                 torch.save(tensors, temporary)
             rms = float((tensors["rms"].float() ** 2).mean().sqrt())
@@ -271,9 +270,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=default_uncertainty())
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`")
     parser.add_argument("--phantoms", type=int, default=64, help="number of phantoms")
-    parser.add_argument("--repeats", type=int, default=4, help="variants of each CT, the CT itself included")
+    parser.add_argument("--repeats", type=int, default=4, help="variants of each CT, the first not augmented")
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint(), help="the cascade's weights")
-    parser.add_argument("--unfamiliar", type=Path, help="weights of a cascade that has forgotten the training CTs")
     parser.add_argument("--cache", type=Path, default=root / "runs" / "uncertainty", help="folder of finished cases")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=2)
@@ -287,9 +285,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command_line)
     try:
         examples = plan_examples(arguments.dataset, arguments.phantoms, arguments.repeats)
-        cases = collect(
-            examples, arguments.checkpoint, arguments.cache, arguments.device, unfamiliar=arguments.unfamiliar
-        )
+        cases = collect(examples, arguments.checkpoint, arguments.cache, arguments.device)
     except (UserError, FileNotFoundError) as error:
         print(f"train_uncertainty: error: {error}", file=sys.stderr)
         return 2

@@ -116,6 +116,14 @@ def test_training_items_are_cts_then_phantoms(tmp_path: Path) -> None:
         training_items(None, "training")
 
 
+def test_cts_alone_are_mirrored(tmp_path: Path) -> None:
+    """Each of them, however often it is repeated; phantoms are what they were."""
+    _dataset(tmp_path, training=["a", "b"])
+    items = training_items(tmp_path, num_phantoms=6, ct_share=0.5, mirror_cts=True)
+    assert [item.get("mirrored", False) for item in items] == ["case" in item for item in items]
+    assert training_items(None, num_phantoms=2, mirror_cts=True) == phantom_items(2)
+
+
 @pytest.mark.parametrize(("share", "num_phantoms"), [(0.35, 1000), (0.35, 2), (0.5, 3), (0.9, 40), (0.02, 10)])
 def test_the_share_of_cts_is_kept_and_no_case_is_left_out(tmp_path: Path, share: float, num_phantoms: int) -> None:
     """The rarer kind is repeated, evenly; the same call gives the same items."""

@@ -38,6 +38,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A prepared CT: HU equal to the slice index, the lower slices and one voxel not scanned."""
     folder = tmp_path_factory.mktemp("dataset")
     hu = np.broadcast_to(np.arange(256, dtype=np.int16), (256, 256, 256)).copy()
+    hu[200:] += 1000
     valid = np.ones((256, 256, 256), dtype=np.uint8)
     valid[:, :, :9] = 0
     valid[255, 255, 255] = 0
@@ -62,6 +63,15 @@ def test_a_prepared_ct_is_averaged_over_blocks(prepared: dict[str, str], size: i
     center = item["affine"] @ torch.tensor([*[(size - 1) / 2] * 3, 1.0], dtype=torch.float64)
     np.testing.assert_allclose(center[:3], ISOCENTER, atol=1e-4)
     assert item["case"] == "p1"
+
+
+def test_a_mirrored_ct_is_the_ct_left_for_right(prepared: dict[str, str]) -> None:
+    """HU and mask alike, in the same cube."""
+    load = LoadCased(32)
+    plain, mirrored = load(prepared), load({**prepared, "mirrored": True})
+    for key in ("label", "valid"):
+        assert torch.equal(mirrored[key], plain[key].flip(1)) and not torch.equal(mirrored[key], plain[key])
+    assert torch.equal(mirrored["affine"], plain["affine"])
 
 
 def test_a_phantom_is_painted_on_the_grid_as_it_is() -> None:

@@ -26,6 +26,8 @@ from progressive_cascade.uncertainty import (
     remember_cascade,
 )
 
+from .conftest import SMALL
+
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -119,30 +121,27 @@ def test_script_resumes_and_is_deterministic(tmp_path: Path, monkeypatch: pytest
     assert len(made) == 16
 
 
-def test_training_cts_are_reconstructed_by_who_has_forgotten_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Training CTs alone: phantoms and held-out CTs are the shipped cascade's."""
-    used: dict[str, str] = {}
+def test_training_cts_alone_are_mirrored(small_cascade, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CT the cascade was trained on comes left for right; held-out CTs and phantoms as they are."""
+    hu = np.full((32, 32, 32), -1000, dtype=np.int16)
+    hu[4:20, 8:24, 8:24] = 0
+    truths: list[np.ndarray] = []
+    case = Case("case", "patient", hu, volume_affine((32, 32, 32), 1.4), None)
 
-    def make(example: Any, network: Any, _: object) -> dict[str, torch.Tensor]:
-        used[example.name] = network.file
-        return _cases(1)[0]
+    def remember(_: Any, truth: np.ndarray, valid: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        truths.append(truth)
+        return torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
 
-    monkeypatch.setattr(train_uncertainty, "make_tensors", make)
-    monkeypatch.setattr(
-        train_uncertainty, "load_cascade", lambda path, _: SimpleNamespace(image_size=512, file=path.name)
-    )
-    for name in ("model.pt", "forgetful.pt"):
-        (tmp_path / name).write_bytes(name.encode())
-    examples = [
-        train_uncertainty.Example("training", {"label": "a.nii.gz"}, 0, augmented=True, held_out=False),
-        train_uncertainty.Example("validation", {"label": "b.nii.gz"}, 0, augmented=False, held_out=True),
-        train_uncertainty.Example("phantom", {"seed": 7}, 7, augmented=False, held_out=False),
-    ]
-    files = tmp_path / "model.pt", tmp_path / "cache", "cpu"
-    train_uncertainty.collect(examples, *files, unfamiliar=tmp_path / "forgetful.pt")
-    assert used == {"training": "forgetful.pt", "validation": "model.pt", "phantom": "model.pt"}
+    monkeypatch.setattr(train_uncertainty, "load_case", lambda _: case)
+    monkeypatch.setattr(train_uncertainty, "reconstruct", lambda *_, **__: SimpleNamespace(hu=None))
+    monkeypatch.setattr(train_uncertainty, "describe", lambda *_: torch.zeros(1, 10, 8, 8, 8))
+    monkeypatch.setattr(train_uncertainty, "block_errors", remember)
+    network, beam = small_cascade(stage=1), SMALL["geometry"]
+    for item, held_out in (({"label": "a"}, False), ({"label": "b"}, True), ({"seed": 7}, False)):
+        example = train_uncertainty.Example("name", item, 0, augmented=False, held_out=held_out)
+        train_uncertainty.make_tensors(example, network, beam)
+    assert np.array_equal(truths[0], hu[::-1]) and not np.array_equal(truths[0], hu)
+    assert np.array_equal(truths[1], hu) and np.array_equal(truths[2], hu)
 
 
 def test_tally_of_gaussian_errors_is_the_gaussians(bench: ModuleType) -> None:

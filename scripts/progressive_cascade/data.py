@@ -74,6 +74,7 @@ def training_items(
     num_phantoms: int = 0,
     first_seed: int | None = None,
     ct_share: float | None = None,
+    mirror_cts: bool = False,
 ) -> list[dict[str, Any]]:
     """Items of CTs and phantoms together, for a MONAI `Dataset`, `CacheDataset` or `PersistentDataset`.
 
@@ -85,6 +86,8 @@ def training_items(
         ct_share: share of the items that are CTs, 0 to 1, so that few CTs hold their own against many phantoms. Each
             is there at least once, the rarer kind repeatedly, unless the share is 0 or 1. It matters only where there
             are both. None: every case once.
+        mirror_cts: give the CTs as mirror images, left for right. To a frozen earlier stage that remembers its CTs a
+            mirror image is a new patient, with a new patient's errors: what a later stage must learn to mend.
 
     Returns:
         The items: CTs first, then phantoms.
@@ -97,6 +100,8 @@ def training_items(
     if ct_share is not None and not 0 <= ct_share <= 1:
         raise UserError(f"ct_share must lie in [0, 1], got {ct_share}")
     cts: list[dict[str, Any]] = [*load_datalist(dataset_dir, section)] if dataset_dir else []
+    if mirror_cts:
+        cts = [{**item, "mirrored": True} for item in cts]
     phantoms = phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed)
     if cts and phantoms and ct_share is not None:
         cts, phantoms = _mix(cts, phantoms, ct_share)

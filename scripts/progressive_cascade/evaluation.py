@@ -249,7 +249,7 @@ def infer_hu(
         network: the cascade, in eval mode.
         image: line integrals (1, view, rows, cols).
         beam: the geometry they are taken for.
-        inferer: how to run it; default: bfloat16 autocast, sliding windows of 128.
+        inferer: how to run it; default: mixed precision, the inferer's own windows.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
 
     Returns:

@@ -47,7 +47,7 @@ class CascadeInferer(Inferer):
 
     def __init__(
         self,
-        roi_size: int | Sequence[int] | None = 128,
+        roi_size: int | Sequence[int] | None = 160,
         *,
         overlap: float = 0.25,
         sw_batch_size: int = 1,

@@ -180,7 +180,7 @@ def reconstruct(
             :func:`progressive_cascade.transforms.to_line_integrals` for anything else.
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
-        inferer: how to run it; default: bfloat16 autocast, sliding windows of 128, portable.
+        inferer: how to run it; default: mixed precision, the inferer's own windows, portable.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
 
     Returns:

@@ -61,7 +61,8 @@ class LoadCased(Transform):
         """Adds the volumes to a copy of the item.
 
         Args:
-            data: {"seed": int} or {"label": path, "valid": path}.
+            data: {"seed": int} or {"label": path, "valid": path}; with {"mirrored": True} too, a CT comes
+                as its mirror image, left for right.
 
         Returns:
             The item with `label`, `valid`, `affine` and `case`.
@@ -70,7 +71,8 @@ class LoadCased(Transform):
         if "seed" in item:
             return {**item, **self._paint(int(item["seed"]))}
         if "label" in item and "valid" in item:
-            return {**item, **self._load(str(item["label"]), str(item["valid"]))}
+            loaded = self._load(str(item["label"]), str(item["valid"]))
+            return {**item, **(_mirror(loaded) if item.get("mirrored") else loaded)}
         raise UserError(f"a case must have the key 'seed', or 'label' and 'valid', got {sorted(map(str, item))}")
 
     def _paint(self, seed: int) -> dict[Hashable, Any]:
@@ -100,6 +102,11 @@ class LoadCased(Transform):
             "affine": torch.from_numpy(affine @ block),
             "case": nifti_stem(label_path),
         }
+
+
+def _mirror(case: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """Left for right; the cube stays where it is."""
+    return {**case, **{key: case[key].flip(1) for key in ("label", "valid")}}
 
 
 class LoadRadiographPaird(MapTransform):
