@@ -133,7 +133,7 @@ def build(row: Row, stage: int, beam: ConeBeam, predecessor: Path | None) -> nn.
 def train(
     network: nn.Module, samples: Samples, *, losses: dict[str, float], rate: float, seconds: float, seed: int
 ) -> int:
-    """AdamW with warm-up and cosine over CPU seconds, one patient a step, bfloat16.
+    """AdamW with warm-up and cosine over CPU seconds, one patient a step, mixed precision.
 
     Args:
         network: trained in place.

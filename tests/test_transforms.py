@@ -35,7 +35,7 @@ ISOCENTER = (10.0, -20.0, 300.0)
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A prepared CT: HU equal to the slice index, the lower slices and one voxel not scanned."""
+    """A prepared CT: HU are the slice index, 1000 more on one side; the lower slices and one voxel not scanned."""
     folder = tmp_path_factory.mktemp("dataset")
     hu = np.broadcast_to(np.arange(256, dtype=np.int16), (256, 256, 256)).copy()
     hu[200:] += 1000

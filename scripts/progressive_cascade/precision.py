@@ -14,8 +14,8 @@ _CPU_CHECKS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_
 def has_fast(dtype: torch.dtype, device_type: str) -> bool:
     """Whether a device multiplies in half precision by instructions made for it.
 
-    A CPU without them (no AVX-512, as most desktops and notebooks) is not slower by some factor but unusable: PyTorch
-    then leaves oneDNN for a plain loop, 300 times as slow as float32 for a convolution of 64 channels on 32³ voxels.
+    A CPU without them (on x86: without AVX-512, as many desktops and notebooks are) is unusable at it: PyTorch leaves
+    oneDNN for a plain loop, 300 times as slow as float32 for a convolution of 64 channels on 32³ voxels.
 
     Args:
         dtype: ``torch.bfloat16`` or ``torch.float16``.
