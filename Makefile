@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What `make demo` writes.
 OUTPUT ?= demo
+# Tests share the cores by process: most are small, and two at once on one thread each are faster than one on two.
+TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
@@ -30,7 +32,7 @@ demo: .venv/.installed
 	$(BIN)/progressive-cascade demo --output $(OUTPUT)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(TEST_THREADS) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -70,21 +69,21 @@ class _Keep(torch.nn.Module):
         return x[:, :1].expand(-1, 8, -1, -1, -1)
 
 
-def test_a_run_is_made_once_and_tabulated(tmp_path):
+def test_a_run_is_made_once_and_tabulated(tmp_path, monkeypatch, capsys):
     """The script trains, scores and writes a row; called again it finds it there."""
     output = tmp_path / "cascade.json"
-    command = [sys.executable, str(SCRIPT), "--rows", "default", "--stages", "1"]
-    command += ["--seeds", "0", "--seconds", "0.1", "--phantoms", "1", "--unseen", "1", "--jobs", "1"]
-    command += ["--cache", str(tmp_path / "cache"), "--output", str(output)]
-    first = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [str(SCRIPT), "--rows", "default", "--stages", "1", "--seeds", "0", "--seconds", "0.1", "--phantoms", "1"]
+    command += ["--unseen", "1", "--jobs", "1", "--cache", str(tmp_path / "cache"), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert cascade.main() == 0
     report = json.loads(output.read_text(encoding="utf-8"))
     (run,) = report["runs"]
     assert run["row"] == "default" and run["steps"] >= 1 and run["native_psnr_3d_db"] > 5
-    assert "default" in first
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert again.stdout == "" and json.loads(output.read_text(encoding="utf-8")) == report
-    other = subprocess.run([*command, "--unseen", "2"], capture_output=True, text=True)
-    assert other.returncode == 2 and "name another --output" in other.stderr
+    assert "default" in capsys.readouterr().out
+    assert cascade.main() == 0
+    assert capsys.readouterr().out == "" and json.loads(output.read_text(encoding="utf-8")) == report
+    monkeypatch.setattr(sys, "argv", [*command, "--unseen", "2"])
+    assert cascade.main() == 2 and "name another --output" in capsys.readouterr().err
     better = {**run, "row": "wider", "native_psnr_3d_db": run["native_psnr_3d_db"] + 1.25}
     table = ablation_table({**report, "runs": [run, better]})
     assert any(line.startswith("| wider | 1 | +1.25 (+1.25) | +0.000 |") for line in table)
