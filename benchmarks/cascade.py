@@ -33,13 +33,13 @@ from ablation.networks import ChannelToDepth
 from ablation.samples import Samples, load_samples
 from progressive_cascade import ConeBeam
 from progressive_cascade.attenuation import hu_to_unit, unit_to_hu
-from progressive_cascade.engine import StageObjective
+from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
 from progressive_cascade.io import atomic_path
 from progressive_cascade.losses import CascadeLoss
-from progressive_cascade.metrics import evaluate_volume
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.precision import mixed_precision
+from progressive_cascade.training.engine import StageObjective
 
 EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 RESULTS = Path(__file__).parent / "results" / "cascade.json"

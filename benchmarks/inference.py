@@ -26,9 +26,9 @@ def measure(window: int, device: str) -> dict[str, float]:
 
     from progressive_cascade import ConeBeam, line_integrals
     from progressive_cascade.attenuation import hu_to_mu
-    from progressive_cascade.inferers import CascadeInferer
+    from progressive_cascade.inference.inferers import CascadeInferer
+    from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
     from progressive_cascade.phantom import generate_phantom
-    from progressive_cascade.reconstruction import load_cascade, reconstruct
 
     phantom = generate_phantom(2_000_000)
     mu = hu_to_mu(torch.from_numpy(phantom.hu).float())[None, None]

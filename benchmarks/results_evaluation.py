@@ -30,17 +30,18 @@ import torch
 from tqdm import tqdm
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.baselines import resize, training_mean
-from progressive_cascade.cases import Case, evaluation_items, load_case
 from progressive_cascade.cli.common import versions
 from progressive_cascade.errors import UserError
-from progressive_cascade.evaluation import EvaluationReport, infer_hu
+from progressive_cascade.evaluation.baselines import resize, training_mean
+from progressive_cascade.evaluation.cases import evaluation_items
+from progressive_cascade.evaluation.metrics import PROTOCOLS
+from progressive_cascade.evaluation.results import EvaluationReport, infer_hu
+from progressive_cascade.inference.reconstruct import check_beam, file_hash, load_cascade
 from progressive_cascade.io import read_json
-from progressive_cascade.metrics import PROTOCOLS
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
-from progressive_cascade.reconstruction import check_beam, file_hash, load_cascade
-from progressive_cascade.simulation import expose
+from progressive_cascade.physics.simulate import expose
+from progressive_cascade.training.cases import Case, load_case
 
 RESULTS = Path(__file__).parent / "results"
 STAGES = (1, 2, 3)
@@ -122,7 +123,7 @@ def score(item: Mapping[str, Any], networks: Networks, report: EvaluationReport)
     """Scores one case.
 
     Args:
-        item: of :func:`progressive_cascade.cases.evaluation_items`.
+        item: of :func:`progressive_cascade.evaluation.cases.evaluation_items`.
         networks: cascades by stage.
         report: how to score; it is left as it is.
 
@@ -145,7 +146,7 @@ def score_rest(
     """Scores of a case what an earlier run has not.
 
     Args:
-        item: of :func:`progressive_cascade.cases.evaluation_items`.
+        item: of :func:`progressive_cascade.evaluation.cases.evaluation_items`.
         networks: cascades by stage.
         report: how to score; it is left as it is.
         known: the case's record of :func:`still_true`, or None: then everything is scored.
@@ -182,7 +183,7 @@ def evaluate(
     """Scores the items that the report does not have yet, and writes it after each.
 
     Args:
-        items: of :func:`progressive_cascade.cases.evaluation_items`.
+        items: of :func:`progressive_cascade.evaluation.cases.evaluation_items`.
         networks: cascades by stage.
         report: where to keep the scores.
         jobs: cases at once, each in a process of its own on one thread; 1: in this process, on torch's threads.

@@ -38,19 +38,20 @@ from conditions.missing_views import try_missing_views
 from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points, take_radiographs
 from progressive_cascade import ConeBeam, line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu
-from progressive_cascade.baselines import EXTENT
-from progressive_cascade.cases import evaluation_items, load_case
 from progressive_cascade.consistency import agreement
-from progressive_cascade.diagrams import Curve, Diagram
 from progressive_cascade.errors import UserError
-from progressive_cascade.evaluation import infer_hu
+from progressive_cascade.evaluation.baselines import EXTENT
+from progressive_cascade.evaluation.cases import evaluation_items
+from progressive_cascade.evaluation.metrics import parse_truth, reprojection_psnr, score_volume
+from progressive_cascade.evaluation.results import infer_hu
+from progressive_cascade.evaluation.scores import CONFIDENCE, patient_means, summarize_values
 from progressive_cascade.geometry import VOLUME_SHAPE
+from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, file_hash, load_cascade
 from progressive_cascade.io import finite, read_json, save_json
-from progressive_cascade.metrics import parse_truth, reprojection_psnr, score_volume
 from progressive_cascade.paths import bundle_root
-from progressive_cascade.reconstruction import check_beam, default_checkpoint, file_hash, load_cascade
-from progressive_cascade.report import curves_figure
-from progressive_cascade.scores import CONFIDENCE, patient_means, summarize_values
+from progressive_cascade.report.diagrams import Curve, Diagram
+from progressive_cascade.report.figures import curves_figure
+from progressive_cascade.training.cases import load_case
 
 MEASURES = {
     "native_psnr_3d_db": "PSNR [dB], native",

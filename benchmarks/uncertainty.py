@@ -4,7 +4,7 @@
     python benchmarks/uncertainty.py --phantoms 20 --dataset DATASET     # some 30 s per patient on one core
 
 For phantoms that nothing was trained on, and a dataset's test patients, over all scanned voxels of the cube and inside
-the body (:func:`progressive_cascade.metrics.body_mask`):
+the body (:func:`progressive_cascade.evaluation.metrics.body_mask`):
 
     coverage      share of the voxels whose error is within 1 and 2 sigma; errors are not Gaussian, whose share would
                   be 68.3 and 95.4 %
@@ -31,18 +31,19 @@ import torch
 
 from progressive_cascade import ConeBeam, volume_affine
 from progressive_cascade.attenuation import HU_MAX, HU_MIN
-from progressive_cascade.cases import Case, evaluation_items, load_case
-from progressive_cascade.diagrams import Curve, Diagram, draw_diagram
-from progressive_cascade.drawing import caption, central_planes, draw_plane, heading, mosaic, save_figure
 from progressive_cascade.errors import UserError
+from progressive_cascade.evaluation.cases import evaluation_items
+from progressive_cascade.evaluation.metrics import body_mask
 from progressive_cascade.geometry import VOXEL_SIZE
-from progressive_cascade.inferers import CascadeInferer
+from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash, load_cascade, reconstruct
+from progressive_cascade.inference.uncertainty import belongs_to, default_uncertainty, load_uncertainty, predict_sigma
 from progressive_cascade.io import atomic_path, finite, save_json
-from progressive_cascade.metrics import body_mask
 from progressive_cascade.paths import bundle_root
-from progressive_cascade.reconstruction import default_checkpoint, file_hash, load_cascade, reconstruct
-from progressive_cascade.simulation import expose
-from progressive_cascade.uncertainty import belongs_to, default_uncertainty, load_uncertainty, predict_sigma
+from progressive_cascade.physics.simulate import expose
+from progressive_cascade.report.diagrams import Curve, Diagram, draw_diagram
+from progressive_cascade.report.drawing import caption, central_planes, draw_plane, heading, mosaic, save_figure
+from progressive_cascade.training.cases import Case, load_case
 
 GAUSSIAN = {1: math.erf(1 / math.sqrt(2)), 2: math.erf(2 / math.sqrt(2))}
 """Share of a Gaussian within one and two standard deviations."""

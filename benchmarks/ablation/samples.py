@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.data import FIRST_SEEDS, phantom_items
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
-from progressive_cascade.simulation import expose, jittered_beam
-from progressive_cascade.transforms import LoadCased
+from progressive_cascade.physics.simulate import expose, jittered_beam
+from progressive_cascade.training.data import FIRST_SEEDS, phantom_items
+from progressive_cascade.training.transforms import LoadCased
 
 _GRID = 128
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.cases import Case
+from progressive_cascade.geometry.views import view_name
+from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.physics import Exposure
-from progressive_cascade.simulation import expose
-from progressive_cascade.transforms import to_line_integrals
-from progressive_cascade.view_angles import view_name
+from progressive_cascade.physics.simulate import expose
+from progressive_cascade.training.cases import Case
 
 NOMINAL = "nominal"
 """The condition in which nothing is wrong."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from progressive_cascade.scores import paired_gain, summarize
-from progressive_cascade.tissues import TISSUES
+from progressive_cascade.ct.tissues import TISSUES
+from progressive_cascade.evaluation.scores import paired_gain, summarize
 
 Report = Mapping[str, Any]
-"""What :class:`progressive_cascade.evaluation.EvaluationReport` wrote."""
+"""What :class:`progressive_cascade.evaluation.results.EvaluationReport` wrote."""
 
 METHODS = {
     "mean_volume": "mean training volume",

@@ -64,7 +64,7 @@ def run_prepare(options: argparse.Namespace) -> None:
     """Prepares the archive and prints what became of it."""
     from tqdm import tqdm
 
-    from progressive_cascade.preparation import ManifestRow, Split, prepare_dataset
+    from progressive_cascade.ct.prepare import ManifestRow, Split, prepare_dataset
 
     check_output_folder(options.output)
     names = {

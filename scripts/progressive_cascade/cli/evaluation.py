@@ -22,12 +22,12 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
 
 if TYPE_CHECKING:
-    from progressive_cascade.cases import Case
-    from progressive_cascade.evaluation import EvaluationReport
+    from progressive_cascade.evaluation.results import EvaluationReport
     from progressive_cascade.networks import ProgressiveCascade
+    from progressive_cascade.training.cases import Case
 
 PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
-"""What `--protocol` takes: the names of :data:`progressive_cascade.metrics.PROTOCOLS`, which needs torch."""
+"""What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
 _MEAN_PHANTOMS = 40
 
 
@@ -90,10 +90,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluates case after case, then writes the table."""
     from tqdm import tqdm
 
-    from progressive_cascade.baselines import training_mean
-    from progressive_cascade.cases import load_case
-    from progressive_cascade.evaluation import EvaluationReport
-    from progressive_cascade.reconstruction import check_beam, default_checkpoint, file_hash, load_cascade
+    from progressive_cascade.evaluation.baselines import training_mean
+    from progressive_cascade.evaluation.results import EvaluationReport
+    from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, file_hash, load_cascade
+    from progressive_cascade.training.cases import load_case
 
     check_output_folder(options.output)
     items = select_items(options)
@@ -131,13 +131,13 @@ def describe_summary(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], pro
     """The headline scores of every method as lines: mean, standard deviation, interval.
 
     Args:
-        summary: of :meth:`progressive_cascade.evaluation.EvaluationReport.summary`.
+        summary: of :meth:`progressive_cascade.evaluation.results.EvaluationReport.summary`.
         protocols: whose scores.
 
     Returns:
         The lines; scores without a finite value are left out.
     """
-    from progressive_cascade.metrics import HEADLINES
+    from progressive_cascade.evaluation.metrics import HEADLINES
 
     names = [f"{protocol}_{score}" for protocol in protocols for score in HEADLINES[protocol]]
     lines = []
@@ -157,7 +157,7 @@ def select_items(options: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         UserError: where nothing is asked for, or the index is out of range.
     """
-    from progressive_cascade.cases import evaluation_items
+    from progressive_cascade.evaluation.cases import evaluation_items
 
     if options.dataset is None and options.phantoms == 0:
         raise UserError("evaluate needs --dataset DATASET or --phantoms N")
@@ -178,7 +178,7 @@ def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, repor
     import numpy as np
     import torch
 
-    from progressive_cascade.reconstruction import reconstruct
+    from progressive_cascade.inference.reconstruct import reconstruct
 
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     beam = beam.at((float(center[0]), float(center[1]), float(center[2])))

@@ -26,9 +26,9 @@ from progressive_cascade.geometry import ConeBeam
 if TYPE_CHECKING:
     import numpy as np
 
+    from progressive_cascade.inference.reconstruct import Reconstruction
     from progressive_cascade.networks.uncertainty import UncertaintyHead
     from progressive_cascade.physics import Exposure
-    from progressive_cascade.reconstruction import Reconstruction
 
 _CHECK_SHAPE = (64, 64, 64)
 _CHECK_SPACING_MM = 5.6
@@ -54,9 +54,9 @@ def run_check(options: argparse.Namespace) -> None:
     import torch
 
     from progressive_cascade.attenuation import HU_MAX, HU_MIN, unit_to_hu
+    from progressive_cascade.inference.reconstruct import file_hash, load_cascade
     from progressive_cascade.paths import bundle_root
     from progressive_cascade.phantom import generate_phantom
-    from progressive_cascade.reconstruction import file_hash, load_cascade
 
     for name, version in versions().items():
         print(f"{name:20s}{version}")
@@ -82,7 +82,7 @@ def run_check(options: argparse.Namespace) -> None:
 
 def add_demo(commands: Any) -> None:
     """Adds `demo`."""
-    from progressive_cascade.data import FIRST_SEEDS
+    from progressive_cascade.training.data import FIRST_SEEDS
 
     text = """
     Go the whole way with an unseen simulated patient.
@@ -110,11 +110,11 @@ def add_demo(commands: Any) -> None:
 
 def run_demo(options: argparse.Namespace) -> None:
     """Phantom, X-rays, reconstruction, score, pictures."""
+    from progressive_cascade.evaluation.metrics import evaluate_volume
+    from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
     from progressive_cascade.io import save_nifti
-    from progressive_cascade.metrics import evaluate_volume
     from progressive_cascade.phantom import generate_phantom
-    from progressive_cascade.reconstruction import load_cascade, reconstruct
-    from progressive_cascade.report import comparison_figure
+    from progressive_cascade.report.figures import comparison_figure
 
     folder = options.output
     check_output_folder(folder)
@@ -178,9 +178,9 @@ def add_reconstruct(commands: Any) -> None:
 def run_reconstruct(options: argparse.Namespace) -> None:
     """Reads and checks everything, reconstructs, writes the CT, its two companions and, where asked for, sigma."""
     from progressive_cascade.geometry import load_geometry
-    from progressive_cascade.inferers import CascadeInferer
-    from progressive_cascade.reconstruction import check_beam, load_cascade, reconstruct
-    from progressive_cascade.transforms import LoadRadiographPaird, to_line_integrals
+    from progressive_cascade.inference.inferers import CascadeInferer
+    from progressive_cascade.inference.reconstruct import check_beam, load_cascade, reconstruct
+    from progressive_cascade.inference.transforms import LoadRadiographPaird, to_line_integrals
 
     check_output_file(options.output, NIFTI)
     _check_uncertainty_file(options)
@@ -217,8 +217,8 @@ def _check_uncertainty_file(options: argparse.Namespace) -> None:
 
 def _load_uncertainty(options: argparse.Namespace) -> UncertaintyHead | None:
     """The network that predicts sigma, where it is asked for."""
-    from progressive_cascade.reconstruction import default_checkpoint
-    from progressive_cascade.uncertainty import belongs_to, load_uncertainty
+    from progressive_cascade.inference.reconstruct import default_checkpoint
+    from progressive_cascade.inference.uncertainty import belongs_to, load_uncertainty
 
     if options.uncertainty is None:
         return None
@@ -269,9 +269,9 @@ def write_reconstruction(
         The three paths.
     """
     from progressive_cascade.geometry import VOXEL_SIZE
+    from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
     from progressive_cascade.io import finite, nifti_stem, save_json, save_nifti
-    from progressive_cascade.reconstruction import default_checkpoint, file_hash
-    from progressive_cascade.report import volume_figure
+    from progressive_cascade.report.figures import volume_figure
 
     weights = checkpoint or default_checkpoint()
     stem = nifti_stem(output)
@@ -295,11 +295,11 @@ def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: Uncertain
     Args:
         result: the reconstruction.
         beam: the geometry of its radiographs.
-        head: network of :func:`progressive_cascade.uncertainty.load_uncertainty`.
+        head: network of :func:`progressive_cascade.inference.uncertainty.load_uncertainty`.
         output: the NIfTI file.
     """
+    from progressive_cascade.inference.uncertainty import predict_sigma
     from progressive_cascade.io import save_nifti
-    from progressive_cascade.uncertainty import predict_sigma
 
     sigma = predict_sigma(result, beam, head).round().clip(1, 32767)
     save_nifti(sigma.astype("int16"), result.affine, output)
@@ -307,7 +307,7 @@ def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: Uncertain
 
 def describe_scores(scores: dict[str, float], protocol: str) -> str:
     """A protocol's headline scores in one line, each with the protocol in its name."""
-    from progressive_cascade.metrics import HEADLINES
+    from progressive_cascade.evaluation.metrics import HEADLINES
 
     names = [f"{protocol}_{name}" for name in HEADLINES[protocol]]
     return "   ".join(f"{name} {scores[name]:.4g}" for name in names)

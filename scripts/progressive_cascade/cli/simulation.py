@@ -154,7 +154,7 @@ def _add_exposure_options(parser: argparse.ArgumentParser) -> None:
 
 def run_simulate(options: argparse.Namespace) -> None:
     """Places the CT, projects it and writes the folder."""
-    from progressive_cascade.placement import prepare_case
+    from progressive_cascade.ct.placement import prepare_case
 
     check_output_folder(options.output)
     exposure = _parse_exposure(options)
@@ -234,7 +234,7 @@ def simulate_radiographs(
     """
     import torch
 
-    from progressive_cascade.simulation import expose
+    from progressive_cascade.physics.simulate import expose
 
     volume = torch.as_tensor(hu, dtype=torch.float32, device=device)[None, None]
     generator = torch.Generator(device=device).manual_seed(seed)

@@ -80,7 +80,7 @@ def run_train(options: argparse.Namespace) -> None:
     """Checks every input first, then runs stage after stage."""
     import torch
 
-    from progressive_cascade.data import load_datalist
+    from progressive_cascade.ct.datalist import load_datalist
     from progressive_cascade.paths import bundle_root
 
     if options.dataset is not None:

@@ -104,14 +104,14 @@ def _display_values(image: np.ndarray, photometric: str) -> np.ndarray:
 
 def _draw(image: np.ndarray, beam: ConeBeam, path: Path) -> None:
     """The views side by side, bone bright."""
-    from progressive_cascade.report import radiographs_figure
+    from progressive_cascade.report.figures import radiographs_figure
 
     if beam.views == ConeBeam().views:
         radiographs_figure(image, path)
         return
     import numpy as np
 
-    from progressive_cascade.drawing import caption, film_values, heading, mosaic, save_figure
+    from progressive_cascade.report.drawing import caption, film_values, heading, mosaic, save_figure
 
     height, width = (size * step for size, step in zip(beam.detector_shape, beam.pixel_spacing, strict=True))
     aspect = beam.pixel_spacing[0] / beam.pixel_spacing[1]

@@ -13,11 +13,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from progressive_cascade.checkpoints import check_architecture, check_geometry
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.cascade import NUM_STAGES
+from progressive_cascade.networks.checkpoints import check_architecture, check_geometry
 
 
 @dataclass(frozen=True)

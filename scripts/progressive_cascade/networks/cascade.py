@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.geometry import ConeBeam, parse_beam
 from progressive_cascade.networks.blocks import Block
 from progressive_cascade.networks.stages import RefinementStage, StageContext
 from progressive_cascade.networks.xray import XrayConditioningModule
-from progressive_cascade.projector import aligned_axes, parse_beam
+from progressive_cascade.projector import aligned_axes
 
 NUM_STAGES = 3
 # The mean of a thorax in its cube, in [0, 1].

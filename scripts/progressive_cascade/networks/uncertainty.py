@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from progressive_cascade.networks.blocks import ResidualBlock, channels_to_space, conv, space_to_channels, zero_init
 
 NUM_INPUTS = 10
-"""Channels of the input; :func:`progressive_cascade.uncertainty.describe` says which."""
+"""Channels of the input; :func:`progressive_cascade.inference.uncertainty.describe` says which."""
 MIN_SIGMA_HU = 1.0
 """Smallest standard deviation before calibration; a CT is rounded to whole HU."""
 MAX_SIGMA_HU = 1024.0

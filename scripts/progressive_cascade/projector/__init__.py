@@ -3,7 +3,7 @@
 
 from progressive_cascade.projector.aligned import aligned_axes, project_aligned, transpose_aligned
 from progressive_cascade.projector.backends import prefer_backend
-from progressive_cascade.projector.drr import DRR, backproject, line_integrals, parse_beam
+from progressive_cascade.projector.drr import DRR, backproject, line_integrals
 from progressive_cascade.projector.operator import project, transpose_project
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "aligned_axes",
     "backproject",
     "line_integrals",
-    "parse_beam",
     "prefer_backend",
     "project",
     "project_aligned",

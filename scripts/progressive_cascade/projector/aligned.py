@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.projector.slices import hat
+from progressive_cascade.projector.torch_slices import hat
 
 
 def aligned_axes(beam: ConeBeam) -> List[int]:

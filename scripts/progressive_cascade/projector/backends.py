@@ -41,10 +41,10 @@ def prefer_backend(backend: str) -> Iterator[None]:
 @functools.cache
 def _compiled() -> ModuleType | None:
     try:
-        from progressive_cascade.projector import compiled
+        from progressive_cascade.projector import numba_backend
     except ImportError:
         return None
-    return compiled
+    return numba_backend
 
 
 def choose_kernels(device: torch.device, backend: str, plain: ModuleType) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu
-from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.geometry import ConeBeam, parse_beam
 from progressive_cascade.projector.operator import project, transpose_project
 
 Beams = ConeBeam | Sequence[ConeBeam]
@@ -172,23 +172,6 @@ class DRR(nn.Module):
         _check_hu(hu)
         mu = hu_to_mu(hu.float(), self.energy_kev)
         return line_integrals(mu, self.beam, affine=affine, weights=self.weights, backend=self.backend)
-
-
-def parse_beam(beam: ConeBeam | dict | str) -> ConeBeam:
-    """A geometry from what a config may hold: a preset's name, the mapping of its fields, or the object itself.
-
-    Args:
-        beam: preset name, mapping or :class:`ConeBeam`.
-
-    Returns:
-        The geometry.
-
-    Raises:
-        ValueError: if the name or a field is unknown or impossible.
-    """
-    if isinstance(beam, ConeBeam):
-        return beam
-    return ConeBeam.preset(beam) if isinstance(beam, str) else ConeBeam.from_dict(dict(beam))
 
 
 def _check_hu(hu: Tensor) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from progressive_cascade.projector import rays as ray_kernels
-from progressive_cascade.projector import slices as slice_kernels
+from progressive_cascade.projector import torch_rays as ray_kernels
+from progressive_cascade.projector import torch_slices as slice_kernels
 from progressive_cascade.projector.backends import BACKENDS, choose_kernels
 from progressive_cascade.projector.plan import SlicePlan, plan_view
 from progressive_cascade.projector.posed import project_posed

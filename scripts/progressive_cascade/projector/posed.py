@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from progressive_cascade.projector import rays as ray_kernels
+from progressive_cascade.projector import torch_rays as ray_kernels
 from progressive_cascade.projector.backends import choose_kernels
 from progressive_cascade.projector.plan import check_pose
 

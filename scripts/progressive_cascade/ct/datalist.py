@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset folder's list of cases: sections, patients, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.io import nifti_stem, read_json
+
+SECTIONS = ("training", "validation", "test")
+
+
+DATALIST = "datalist.json"
+"""Name of a dataset folder's list of cases."""
+
+
+MANIFEST = "manifest.csv"
+"""Name of a dataset folder's record of what became of every input."""
+
+
+def load_datalist(dataset_dir: str | os.PathLike[str], section: str) -> list[dict[str, str]]:
+    """Reads one section of a dataset folder.
+
+    Args:
+        dataset_dir: folder written by :func:`~progressive_cascade.ct.prepare.prepare_dataset`.
+        section: `training`, `validation` or `test`.
+
+    Returns:
+        One item per case, with absolute paths `label` and `valid` and the names `patient` and `case`.
+
+    Raises:
+        FileNotFoundError: where the datalist or a file it names is missing.
+        UserError: where the section is empty, a patient is in two sections, or nobody can be held out.
+    """
+    check_section(section)
+    root = Path(dataset_dir).resolve()
+    datalist = read_json(root / DATALIST)
+    if not isinstance(datalist, dict):
+        raise UserError(f"{root / DATALIST} must map section names to lists, got {type(datalist).__name__}")
+    patients = {name: {_patient(item) for item in datalist.get(name, [])} for name in SECTIONS}
+    for name in SECTIONS:
+        shared = patients[section] & patients[name] if name != section else set()
+        if shared:
+            raise UserError(f"{root / DATALIST}: {section} and {name} must not share patients, got {sorted(shared)}")
+    items = [_absolute_item(item, root) for item in datalist.get(section, [])]
+    if not items:
+        everyone = sorted(set().union(*patients.values()))
+        hint = f"; a single patient, {everyone[0]!r}, cannot be split" if len(everyone) == 1 else ""
+        raise UserError(f"{root / DATALIST} must list at least one case under {section!r}, got none{hint}")
+    return items
+
+
+def check_section(section: str) -> None:
+    """Refuses a name that is no section."""
+    if section not in SECTIONS:
+        raise UserError(f"section must be one of {', '.join(SECTIONS)}, got {section!r}")
+
+
+def _patient(item: Mapping[str, str]) -> str:
+    """Whose CT it is: without a name, its own patient."""
+    return item.get("patient") or nifti_stem(item.get("label", ""))
+
+
+def _absolute_item(item: dict[str, str], root: Path) -> dict[str, str]:
+    paths = {}
+    for key in ("label", "valid"):
+        if key not in item:
+            raise UserError(f"{root / DATALIST}: every case must have {key!r}, got {item}")
+        path = root / item[key]
+        if not path.is_file():
+            raise FileNotFoundError(f"{root / DATALIST}: {key} must be an existing file, got {path}")
+        paths[key] = str(path)
+    return {**paths, "patient": _patient(item), "case": nifti_stem(item["label"])}

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cases an evaluation is about."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from progressive_cascade.ct.datalist import DATALIST, SECTIONS
+from progressive_cascade.errors import UserError
+from progressive_cascade.io import nifti_stem, read_json
+from progressive_cascade.training.data import training_items
+
+
+def evaluation_items(dataset_dir: Any = None, section: str = "test", *, num_phantoms: int = 0) -> list[dict[str, Any]]:
+    """The cases to evaluate: CTs of a dataset's section, then phantoms.
+
+    Args:
+        dataset_dir: prepared CTs, or None (or an empty string) for phantoms alone.
+        section: `training`, `validation` or `test`.
+        num_phantoms: phantoms to add.
+
+    Returns:
+        Items for MONAI datasets, each with its `patient`.
+
+    Raises:
+        FileNotFoundError: where the dataset's list or a file it names is missing.
+        UserError: where there is no case, a patient is in two sections, or the dataset is of a single patient.
+
+    Example:
+        >>> evaluation_items(num_phantoms=1)
+        [{'seed': 2000000, 'patient': 'phantom_2000000'}]
+    """
+    items = training_items(dataset_dir, section, num_phantoms=num_phantoms)
+    if dataset_dir:
+        _check_patients(Path(dataset_dir) / DATALIST)
+    return [{**item, "patient": f"phantom_{item['seed']}"} if "seed" in item else item for item in items]
+
+
+def _check_patients(path: Path) -> None:
+    """Refuses a dataset in which nobody can be held out, or somebody is not."""
+    datalist = read_json(path)
+    patients = {
+        name: {str(item.get("patient") or nifti_stem(item.get("label", ""))) for item in datalist.get(name, [])}
+        for name in SECTIONS
+    }
+    for first, second in combinations(SECTIONS, 2):
+        shared = sorted(patients[first] & patients[second])
+        if shared:
+            raise UserError(f"{path}: {first} and {second} must not share patients, got {shared}")
+    everyone = set().union(*patients.values())
+    if len(everyone) < 2:
+        raise UserError(f"{path} must name at least two patients, so that one can be held out, got {sorted(everyone)}")

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where source, patient and detector stand: `ConeBeam`, presets, views by name and angle, poses, the sidecar."""
+
+from __future__ import annotations
+
+from progressive_cascade.geometry.beam import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
+from progressive_cascade.geometry.sidecar import load_geometry, save_geometry
+from progressive_cascade.geometry.views import VIEWS
+
+__all__ = [
+    "PRESETS",
+    "VIEWS",
+    "VOLUME_SHAPE",
+    "VOXEL_SIZE",
+    "ConeBeam",
+    "load_geometry",
+    "parse_beam",
+    "save_geometry",
+    "volume_affine",
+]

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From two radiographs to a CT in HU: load a checkpoint, check the geometry, run the cascade, score the agreement."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
+from progressive_cascade.consistency import agreement
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
+from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.io import read_state
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.paths import bundle_root
+from progressive_cascade.projector import line_integrals
+
+# Distances and focal lengths may differ by this share from the checkpoint's: training jitters them by 2 %, and lifting
+# and data consistency use the true ones.
+GEOMETRY_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A reconstructed CT.
+
+    Attributes:
+        hu: int16 (x, y, z) [HU].
+        affine: (4, 4), voxel index to the patient's RAS mm.
+        agreement: per view ``relative_residual`` and ``psnr_db`` of the re-projection.
+        reprojected: line integrals of the reconstruction (view, rows, cols).
+        image: the line integrals it was made from (view, rows, cols).
+        calibrated: whether data consistency was applied.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    agreement: dict[str, dict[str, float]]
+    reprojected: np.ndarray
+    image: np.ndarray
+    calibrated: bool
+
+
+def default_checkpoint() -> Path:
+    """The shipped weights, ``models/model.pt`` of the bundle."""
+    return bundle_root() / "models" / "model.pt"
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_cascade(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> ProgressiveCascade:
+    """Build the cascade a checkpoint belongs to, of any stage, and fill it.
+
+    Args:
+        checkpoint: bare state dict; default: the shipped weights.
+        device: where to put the network.
+
+    Returns:
+        The cascade in eval mode.
+
+    Raises:
+        UserError: if the file is missing, no checkpoint, or of another architecture.
+    """
+    path = default_checkpoint() if checkpoint is None else Path(checkpoint)
+    state = read_state(path)
+    try:
+        network = ProgressiveCascade(**_architecture(state))
+        network.load_state_dict(state)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"checkpoint {path} must hold a ProgressiveCascade, it differs: {reason}") from error
+    return network.to(device).eval()
+
+
+def _architecture(state: Mapping[str, Tensor]) -> dict:
+    """Arguments of :class:`ProgressiveCascade` read off the shapes of its parameters."""
+    image_size = int(state["detector_size"])
+    pixel = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / image_size
+    stage = _count(state, "stages.")
+    first = "stages.0."
+    views, lifted = state["projection_matrices"].shape[0], state[f"{first}unet.enter.weight"].shape[1] - 11
+    arguments = {
+        "stage": stage,
+        # The matrices in the state dict replace this geometry's; only its detector's shape matters here.
+        "geometry": ConeBeam(detector_shape=(image_size, image_size), pixel_spacing=(pixel, pixel)),
+        "unet_channels": [_unet_channels(state, f"stages.{index}.unet.") for index in range(stage)],
+        "cross_attention": f"{first}unet.attend.norm.weight" in state,
+        "lift_pixels": lifted > 0,
+        "lift_channels": max(0, lifted // views - 16),
+    }
+    if "xray.position" not in state:
+        return arguments
+    return {
+        **arguments,
+        "encoder_channels": [state[f"xray.encode.{level}.conv1.weight"].shape[0] for level in range(5)],
+        "token_dim": state["xray.position"].shape[3],
+        "vit_depth": _count(state, "xray.blocks."),
+    }
+
+
+def _unet_channels(state: Mapping[str, Tensor], prefix: str) -> list[int]:
+    levels = _count(state, f"{prefix}encode.")
+    finer = [state[f"{prefix}encode.{level}.0.conv1.weight"].shape[0] for level in range(levels)]
+    return [*finer, state[f"{prefix}before.conv1.weight"].shape[0]]
+
+
+def _count(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
+
+
+def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> None:
+    """Refuse radiographs of a geometry the checkpoint was not trained for.
+
+    Args:
+        network: the cascade with its own projection matrices.
+        beam: the radiographs' geometry.
+        origin: what to name in an error.
+
+    Raises:
+        UserError: with both values, if a distance or a focal length differs by more than 5 %, or a view is another.
+    """
+    trained = network.projection_matrices.cpu().double().numpy()
+    given = beam.at((0.0, 0.0, 0.0)).projection_matrices()
+    if given.shape != trained.shape or beam.detector_shape != (network.image_size,) * 2:
+        raise UserError(
+            f"{origin} must have {len(trained)} views of {network.image_size} x {network.image_size} pixels like the "
+            f"checkpoint, got {len(given)} of {beam.detector_shape[0]} x {beam.detector_shape[1]}"
+        )
+    for view, ours, theirs in zip(beam.views, given, trained, strict=True):
+        for name, unit, value, expected in _view_parameters(ours, theirs):
+            if abs(value - expected) > GEOMETRY_TOLERANCE * abs(expected):
+                raise UserError(
+                    f"{origin} must match the checkpoint within 5 %: {name} of view {view} is {value:.1f} {unit}, "
+                    f"the checkpoint's {expected:.1f} {unit}"
+                )
+        if np.abs(ours[2, :3] - theirs[2, :3]).max() > 0.01:
+            raise UserError(f"{origin} must have the checkpoint's views; {view} looks along another axis")
+
+
+def _view_parameters(ours: np.ndarray, theirs: np.ndarray) -> list[tuple[str, str, float, float]]:
+    def parameters(matrix: np.ndarray) -> tuple[float, float, float]:
+        along = matrix[2, :3]
+        focal = [float(np.linalg.norm(np.cross(matrix[row, :3], along))) for row in range(2)]
+        return float(matrix[2, 3]), focal[0], focal[1]
+
+    names = (
+        ("source_to_isocenter", "mm"),
+        ("source_to_detector / column spacing", "px"),
+        ("source_to_detector / row spacing", "px"),
+    )
+    return [(*name, mine, other) for name, mine, other in zip(names, parameters(ours), parameters(theirs), strict=True)]
+
+
+def reconstruct(
+    image: np.ndarray,
+    beam: ConeBeam,
+    *,
+    network: ProgressiveCascade,
+    inferer: CascadeInferer | None = None,
+    calibrated: bool = True,
+) -> Reconstruction:
+    """Reconstruct one patient.
+
+    Args:
+        image: line integrals (view, rows, cols); see
+            :func:`progressive_cascade.inference.transforms.to_line_integrals` for anything else.
+        beam: their geometry; the volume is placed at its isocenter.
+        network: cascade of :func:`load_cascade`, on the device to use.
+        inferer: how to run it; default: mixed precision, the inferer's own windows, portable.
+        calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
+
+    Returns:
+        The reconstruction at 256³, 1.4 mm, whatever the cascade's stage (smaller grids are interpolated).
+
+    Raises:
+        UserError: if the geometry is not the checkpoint's.
+        ValueError: if the image has another shape than the geometry, or is not finite.
+    """
+    expected = (len(beam.views), *beam.detector_shape)
+    if image.shape != expected:
+        raise ValueError(f"image must have shape {expected} (views, rows, cols), got {image.shape}")
+    if not np.isfinite(image).all():
+        raise ValueError(f"image must be finite, got {int((~np.isfinite(image)).sum())} NaN or infinite pixels")
+    check_beam(network, beam)
+    inferer = inferer or CascadeInferer(amp=True, portable=True)
+    device = network.projection_matrices.device
+    matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
+    given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]
+    flag = torch.tensor([float(calibrated)], device=device)
+    with torch.inference_mode():
+        unit = inferer(given, network, projection_matrices=matrices[None], calibrated=flag)
+        unit = torch.nn.functional.interpolate(unit, VOLUME_SHAPE, mode="trilinear", align_corners=False).clamp(0, 1)
+        hu = unit_to_hu(unit).round()
+        affine = volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter)
+        reprojected = line_integrals(hu_to_mu(hu), beam, affine=affine)[0].cpu().numpy()
+    return Reconstruction(
+        hu=hu[0, 0].to(torch.int16).cpu().numpy(),
+        affine=affine,
+        agreement=agreement(reprojected, image, beam.views),
+        reprojected=reprojected,
+        image=image,
+        calibrated=calibrated,
+    )

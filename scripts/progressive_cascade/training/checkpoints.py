@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: what a run needs to go on, which weights are shipped, and how one stage starts from the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+from torch import Tensor, nn
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.io import atomic_path, read_state
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.networks.checkpoints import check_architecture, check_geometry, names_up_to, stage_prefix
+
+
+class ResumableCheckpoint:
+    """Handler: keeps what a run needs to go on after an interruption, apart from the weights that are shipped.
+
+    After every epoch the objects (network, average, optimizer and schedule), the epoch and torch's random state are
+    written to one file under a temporary name, then renamed. Of several processes the first one writes, and all load.
+
+    Args:
+        path: file to write.
+        objects: by name, what has ``state_dict`` and ``load_state_dict``.
+        resume: go on from ``path``, which must exist.
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.objects = dict(objects)
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the run starts, save after every epoch."""
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self.load)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: Engine) -> None:
+        """Write the file."""
+        state = {name: value.state_dict() for name, value in self.objects.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(self.path) as temporary:
+            torch.save({**state, "epoch": engine.state.epoch, "random": torch.get_rng_state()}, temporary)
+
+    def load(self, engine: Engine) -> None:
+        """Fill the objects and move the engine to the saved epoch.
+
+        Raises:
+            UserError: if the file is missing, or holds other objects.
+        """
+        if not self.path.is_file():
+            raise UserError(f"resume must find {self.path}, which does not exist; set resume to false to start afresh")
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        missing = sorted({*self.objects, "epoch", "random"} - set(state))
+        if missing:
+            raise UserError(f"{self.path} must hold {missing}; it is no checkpoint of this workflow")
+        for name, value in self.objects.items():
+            value.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+
+
+class AverageWeights:
+    """Handler: an exponential moving average of the weights, which is steadier than the last step's.
+
+    ``average = (1 - momentum) average + momentum weights`` after every step, by ignite's ``EMAHandler``. During the
+    first ``1 / momentum`` steps the momentum falls linearly from 1, so that nothing of the initial weights remains.
+    The average starts from the weights the network has when the run starts: a predecessor is loaded after this is
+    built. Frozen parameters are their own average. For networks without running statistics.
+
+    Args:
+        network: the network in training, bare or wrapped for distributed training, on its device.
+        momentum: share of a step's weights, below 1; 0 or None: no average, and ``network`` is the trained one itself.
+
+    Attributes:
+        network: the averaged network, bare and in eval mode.
+
+    Raises:
+        ValueError: if the momentum does not lie in [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, momentum: float | None = 0.002) -> None:
+        if momentum is not None and not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1) or be None, got {momentum}")
+        self.trained: nn.Module = getattr(network, "module", network)
+        self.network = self.trained
+        self.handler: EMAHandler | None = None
+        if momentum:
+            self.network = deepcopy(self.trained).eval()
+            self.handler = EMAHandler(
+                _trainable(self.trained), momentum, momentum_warmup=1.0, warmup_iters=round(1 / momentum)
+            )
+            self.handler.ema_model = _trainable(self.network)
+            self.network.requires_grad_(False)
+
+    def attach(self, engine: Engine) -> None:
+        """Start from the network's weights, follow them after every step. Attach what resumes a run after this."""
+        if self.handler is not None:
+            engine.add_event_handler(Events.STARTED, self._start)
+            self.handler.attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averaged weights and how many steps went into them; empty without an average."""
+        schedule = self._schedule()
+        return {} if schedule is None else {"network": self.network.state_dict(), "steps": schedule.event_index}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved average; a run without one leaves none, and the average starts from the trained weights.
+
+        Raises:
+            RuntimeError: if the saved network is another one.
+        """
+        schedule = self._schedule()
+        if schedule is not None:
+            self.network.load_state_dict(state["network"] if state else self.trained.state_dict())
+            schedule.event_index = state.get("steps", 0)
+
+    def _start(self) -> None:
+        self.network.load_state_dict(self.trained.state_dict())
+
+    def _schedule(self) -> Any:
+        return getattr(self.handler, "momentum_scheduler", None)
+
+
+class HalfPrecisionState:
+    """A network as checkpoints ship it: a bare state dict, parameters in half precision, geometry untouched.
+
+    Args:
+        network: bare or wrapped for distributed training.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters as float16, buffers as they are."""
+        network = getattr(self.network, "module", self.network)
+        parameters = {name for name, _ in network.named_parameters()}
+        return {
+            name: value.detach().half() if name in parameters else value for name, value in network.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy into the network's own precision."""
+        getattr(self.network, "module", self.network).load_state_dict(state)
+
+
+def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
+    """Start a stage from the checkpoint of the one before, or go on from one of its own.
+
+    Stage 3, where its U-Net has the shapes of stage 2's, starts from those weights: what sharpens 128³ sharpens 256³.
+
+    Args:
+        network: the cascade to be trained; its encoder and earlier stages are filled, and its last stage where the
+            checkpoint holds that, too.
+        path: bare state dict of a cascade with one stage less, or with as many; None: nothing is loaded.
+
+    Raises:
+        UserError: if the file is missing, not a checkpoint, of another architecture or geometry.
+    """
+    if path is None:
+        return
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"checkpoint {path} must exist before stage {network.stage} is trained; "
+            f"train stage {network.stage - 1} first"
+        )
+    state = read_state(path)
+    goes_on = any(name.startswith(stage_prefix(network.stage)) for name in state)
+    reach = network.stage if goes_on else max(1, network.stage - 1)
+    check_architecture(network, state, path, stage=reach)
+    check_geometry(network, state, path)
+    network.load_state_dict({name: state[name] for name in names_up_to(network, reach)}, strict=False)
+    if goes_on or network.stage < 3:
+        return
+    unets = [stage.unet.state_dict() for stage in list(network.stages)[-2:]]  # pyright: ignore[reportAttributeAccessIssue]
+    if _shapes(unets[0]) == _shapes(unets[1]):
+        network.stages[-1].unet.load_state_dict(unets[0])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _trainable(network: nn.Module) -> nn.ParameterList:
+    return nn.ParameterList([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, drop bad steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.engines import IterationEvents, PrepareBatch
+from monai.metrics import CumulativeIterationMetric
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
+from progressive_cascade.losses import CascadeLoss, Reprojection
+from progressive_cascade.physics import log_counts, noisy_counts
+from progressive_cascade.physics.simulate import jittered_beam
+from progressive_cascade.projector import project
+
+_EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
+
+
+class SimulateBatch(PrepareBatch):
+    """Turns CT volumes into a training batch on the device: radiographs, the target at the stage's grid, its mask.
+
+    Args:
+        grid: voxels per axis of the target; the volumes' own grid must be a multiple.
+        geometry: as for :class:`ProgressiveCascade`.
+        distance_jitter: the distances of each sample vary by this share, uniformly.
+        shift_jitter: the isocenter of each sample varies by this much per axis, uniformly [mm].
+        photons: photons per pixel without a patient for Poisson noise; None: no noise.
+        uncalibrated: share of the samples whose radiographs get an unknown scale (±20 %) and offset (±0.3).
+        window: side of the random window the last stage is trained on; None: the whole volume.
+        energy_kev: effective photon energy [keV].
+        seed: of the jitter, the noise and the windows.
+
+    Raises:
+        ValueError: if an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        grid: int,
+        *,
+        geometry: str | dict | ConeBeam = "chest_stand",
+        distance_jitter: float = 0.0,
+        shift_jitter: float = 0.0,
+        photons: float | None = None,
+        uncalibrated: float = 0.0,
+        window: int | None = None,
+        energy_kev: float = EFFECTIVE_ENERGY_KEV,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= distance_jitter < 0.1:
+            raise ValueError(f"distance_jitter must lie in [0, 0.1), got {distance_jitter}")
+        if photons is not None and photons <= 0:
+            raise ValueError(f"photons must be positive or None, got {photons}")
+        if window is not None and (window % 8 or not 0 < window <= grid):
+            raise ValueError(f"window must be a multiple of 8 up to the grid {grid}, got {window}")
+        self.grid = grid
+        self.beam = parse_beam(geometry)
+        self.distance_jitter = distance_jitter
+        self.shift_jitter = shift_jitter
+        self.photons = photons
+        self.uncalibrated = uncalibrated
+        self.window = window
+        self.energy_kev = energy_kev
+        self.random = np.random.default_rng(seed)
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any], tuple, dict[str, Any]]:
+        """Simulate.
+
+        Args:
+            batchdata: ``label`` (b, 1, g, g, g) [HU] and optionally ``valid`` of the same shape (1 where scanned).
+            device: where to simulate.
+            non_blocking: of the copy to the device.
+            kwargs: of ``Tensor.to``.
+
+        Returns:
+            Line integrals (b, view, rows, cols), the targets (``label`` in [0, 1] and ``valid`` at the stage's grid,
+            ``image``, ``matrices``, ``affine``, ``calibrated``, ``window``), and the network's further arguments.
+
+        Raises:
+            ValueError: if the volumes' grid is no multiple of the stage's.
+        """
+        hu = torch.as_tensor(batchdata["label"]).to(device=device, non_blocking=non_blocking, **kwargs).float()
+        size = hu.shape[2]
+        if hu.dim() != 5 or size % self.grid or len(set(hu.shape[2:])) != 1:
+            raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
+        valid = batchdata.get("valid")
+        valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
+        matrices = torch.as_tensor(np.stack([self._jittered_matrices() for _ in hu]), device=hu.device).float()
+        affine = torch.as_tensor(volume_affine((size, size, size), _EXTENT / size), device=hu.device).float()
+        mu = hu_to_mu(hu, self.energy_kev)
+        clean = project(mu, matrices, affine.expand(len(hu), 4, 4), self.beam.detector_shape)
+        image = clean if self.photons is None else self._noisy(clean, self.photons)
+        calibrated = torch.ones(len(hu), device=hu.device)
+        if self.uncalibrated > 0:
+            image, calibrated = self._decalibrate(image)
+        window = self._random_window()
+        factor = size // self.grid
+        targets = {
+            "label": hu_to_unit(F.avg_pool3d(hu, factor)),
+            "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
+            "image": image,
+            "matrices": matrices,
+            "affine": torch.as_tensor(volume_affine((self.grid, self.grid, self.grid), _EXTENT / self.grid)).to(
+                matrices
+            ),
+            "calibrated": calibrated,
+            "window": window,
+        }
+        arguments: dict[str, Any] = {"projection_matrices": matrices, "calibrated": calibrated}
+        if window is not None:
+            arguments["window"] = window
+        return image, targets, (), arguments
+
+    def _jittered_matrices(self) -> np.ndarray:
+        if self.distance_jitter == 0 and self.shift_jitter == 0:
+            return self.beam.projection_matrices()
+        beam = jittered_beam(
+            self.beam, self.random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter
+        )
+        return beam.projection_matrices()
+
+    def _noisy(self, line_integrals: Tensor, photons: float) -> Tensor:
+        generator = torch.Generator(device=line_integrals.device)
+        generator.manual_seed(int(self.random.integers(2**62)))
+        counts = noisy_counts(photons * torch.exp(-line_integrals), generator=generator)
+        return log_counts(counts, photons)
+
+    def _decalibrate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        lost = torch.as_tensor(self.random.random(len(image)) < self.uncalibrated, device=image.device)
+        scale = torch.as_tensor(self.random.uniform(0.8, 1.2, len(image)), device=image.device).to(image)
+        offset = torch.as_tensor(self.random.uniform(-0.3, 0.3, len(image)), device=image.device).to(image)
+        changed = image * scale[:, None, None, None] + offset[:, None, None, None]
+        return torch.where(lost[:, None, None, None], changed, image), (~lost).to(image)
+
+    def _random_window(self) -> list[int] | None:
+        if self.window is None or self.window == self.grid:
+            return None
+        # Starts are multiples of 8, so that a window's coarsest voxels are the volume's.
+        start = self.random.integers(0, (self.grid - self.window) // 8 + 1, 3) * 8
+        return [*(int(value) for value in start), self.window, self.window, self.window]
+
+
+class StageObjective(nn.Module):
+    """The weighted loss of a stage on what :class:`SimulateBatch` made; each term is kept by name for the log.
+
+    Args:
+        loss: the weighted sum.
+    """
+
+    def __init__(self, loss: CascadeLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        self.terms: dict[str, float] = {}
+
+    def forward(self, prediction: Tensor, targets: Mapping[str, Any]) -> Tensor:
+        """Loss of a whole prediction; where a window was refined, voxel terms look at that window alone.
+
+        Args:
+            prediction: (b, 1, g, g, g) in [0, 1].
+            targets: of :class:`SimulateBatch`.
+
+        Returns:
+            Scalar.
+        """
+        reprojection = Reprojection(
+            volume=prediction,
+            image=targets["image"],
+            matrices=targets["matrices"],
+            affine=targets["affine"].expand(len(prediction), 4, 4),
+            calibrated=targets["calibrated"],
+        )
+        where = (slice(None), slice(None), *_window_slices(targets["window"]))
+        terms = self.loss(
+            prediction[where], targets["label"][where], valid=targets["valid"][where], reprojection=reprojection
+        )
+        self.terms = {name: float(value.detach()) for name, value in terms.items()}
+        return terms["loss"]
+
+
+class ClipGradients:
+    """Handler: limits the gradient's norm, drops steps that are not finite, and stops the run after several in a row.
+
+    A step with a non-finite loss or gradient, in any process, changes neither parameters nor the optimizer's state.
+    Their number so far stands among the trainer's metrics as ``bad_steps``, where the log and tensorboard find it.
+
+    Args:
+        network: whose gradients.
+        max_norm: largest norm.
+        max_bad_steps: so many in a row end the run.
+
+    Raises:
+        ValueError: if ``max_bad_steps`` is not positive.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float = 1.0, max_bad_steps: int = 10) -> None:
+        if max_bad_steps < 1:
+            raise ValueError(f"max_bad_steps must be positive, got {max_bad_steps}")
+        self.network = network
+        self.max_norm = max_norm
+        self.max_bad_steps = max_bad_steps
+        self.bad_steps = 0
+        self.bad_steps_in_a_row = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Run after every backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Clip, or drop the step.
+
+        Raises:
+            UserError: after ``max_bad_steps`` non-finite steps in a row.
+        """
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        output: Any = engine.state.output
+        finite = torch.isfinite(norm) & torch.isfinite(output[Keys.LOSS].detach())
+        # Gradients are shared by all processes, losses are not; they must agree, or their networks would part.
+        bad = bool(idist.all_reduce(float(not finite)))
+        self.bad_steps += bad
+        self.bad_steps_in_a_row = self.bad_steps_in_a_row + 1 if bad else 0
+        engine.state.metrics["bad_steps"] = self.bad_steps
+        if not bad:
+            return
+        # An optimizer passes over parameters without a gradient.
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        iteration = engine.state.iteration
+        if self.bad_steps_in_a_row >= self.max_bad_steps:
+            raise UserError(
+                f"the loss must be finite, got {self.bad_steps_in_a_row} non-finite steps in a row, the last at "
+                f"iteration {iteration}; lower learning_rate, set amp to false, or look for NaN in the data"
+            )
+        engine.logger.warning("iteration %d dropped: its loss or gradient is not finite", iteration)
+
+
+class MaskedPSNR(CumulativeIterationMetric):
+    """3-D PSNR inside the scanned region, data_range 1: the ``native`` protocol's PSNR, batch by batch."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if y is None:
+            raise ValueError("y must be the label and its valid mask, got None")
+        label, valid = y[:, :1], y[:, 1:]
+        count = valid.sum(dim=(1, 2, 3, 4)).clamp(min=1)
+        mse = ((y_pred.clamp(0, 1) - label) ** 2 * valid).sum(dim=(1, 2, 3, 4)) / count
+        return -10 * torch.log10(mse.clamp(min=1e-10))[:, None]
+
+    def aggregate(self) -> Tensor:
+        """Mean over the cases [dB]."""
+        return torch.as_tensor(self.get_buffer()).mean()
+
+
+def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Evaluator output to the arguments of :class:`MaskedPSNR`."""
+    targets = output["label"]
+    return output["pred"].detach(), torch.cat((targets["label"], targets["valid"]), dim=1)
+
+
+def _window_slices(window: Sequence[int] | None) -> tuple[slice, slice, slice]:
+    if window is None:
+        return (slice(None), slice(None), slice(None))
+    x, y, z = (slice(window[axis], window[axis] + window[axis + 3]) for axis in range(3))
+    return x, y, z

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the cascade's inferer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from progressive_cascade.consistency import DataConsistency
+from progressive_cascade.inference.inferers import CascadeInferer
+
+
+@pytest.fixture
+def network(small_cascade):
+    """A three-stage miniature whose last stage does something."""
+    network = small_cascade(stage=3).eval()
+    torch.nn.init.normal_(network.stages[-1].unet.out.weight, std=0.02)
+    return network
+
+
+def _image(batch: int = 1) -> torch.Tensor:
+    return 4 * torch.rand(batch, 2, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def test_one_window_equals_the_whole_pass(network):
+    """With a window that covers the grid nothing is cut, and nothing changes."""
+    with torch.no_grad():
+        one = CascadeInferer(64, consistency_rounds=0)(_image(), network)
+        torch.testing.assert_close(one, network(_image()), atol=1e-3, rtol=0)
+
+
+def test_sliding_windows_stay_close_to_the_whole_pass(network):
+    """Windows differ from the whole pass at their borders alone: by less than the residual itself."""
+    with torch.no_grad():
+        prior, _ = network.prepare_last_stage(_image())
+        whole = network(_image())
+        windowed = CascadeInferer(32, overlap=0.5)(_image(), network)
+    assert windowed.shape == whole.shape
+    assert (windowed - whole).abs().mean() < 0.3 * (whole - prior).abs().mean()
+
+
+def test_batches_equal_single_calls(network):
+    """Windows of one sample never see another's radiographs."""
+    images = torch.cat((_image(), _image().flip(-1)))
+    inferer = CascadeInferer(32)
+    with torch.no_grad():
+        together = inferer(images, network)
+        alone = inferer(images[1:], network)
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("half_precision")
+def test_autocast_stays_close_and_returns_float32(network):
+    """bfloat16 inside, float32 outside."""
+    with torch.no_grad():
+        full, half = CascadeInferer(None)(_image(), network), CascadeInferer(None, amp=True)(_image(), network)
+    assert half.dtype == torch.float32
+    assert 0 < (full - half).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"roi_size": 100}, "roi_size must be"),
+        ({"overlap": 1.0}, "overlap must lie in"),
+        ({"amp_dtype": "int8"}, "amp_dtype must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    """Each refused with the condition and the value."""
+    with pytest.raises(ValueError, match=words):
+        CascadeInferer(**arguments)
+
+
+def test_a_portable_inferer_does_without_compiled_kernels(monkeypatch, network):
+    """Every projection of a portable reconstruction is torch's; otherwise the compiled kernels are used."""
+    from progressive_cascade.projector import backends
+
+    asked = []
+    monkeypatch.setattr(backends, "_compiled", lambda: asked.append(1))
+    with torch.no_grad():
+        portable = CascadeInferer(None, portable=True)(_image(), network)
+        assert not asked
+        torch.testing.assert_close(CascadeInferer(None)(_image(), network), portable)
+    assert asked
+
+
+def test_further_consistency_brings_a_calibrated_pair_closer_to_its_radiographs(small_cascade):
+    """More conjugate-gradient steps leave less unexplained; an uncalibrated pair is left alone."""
+    network = small_cascade(stage=1).eval()
+    further = CascadeInferer(None, consistency_rounds=3)
+    closing = DataConsistency(16, 22.4)
+    matrices = network.projection_matrices[None]
+    with torch.no_grad():
+        plain = CascadeInferer(None, consistency_rounds=0)(_image(), network)
+        solved = further(_image(), network)
+        kept = further(_image(), network, calibrated=torch.zeros(1))
+        unexplained = [float(closing.residual(volume, _image(), matrices).norm()) for volume in (plain, solved)]
+        expected = network(_image(), calibrated=torch.zeros(1))
+    assert unexplained[1] < unexplained[0]
+    assert torch.equal(kept, expected)
