@@ -8,7 +8,7 @@ import math
 import os
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,9 @@ def nifti_stem(path: str | os.PathLike[str]) -> str:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary name beside `path`; the file takes its real name only when the block succeeds.
 
-    An interrupted program therefore never leaves a half-written file under a name that somebody reads. The
-    temporary name keeps the suffix, because writers choose the format by it.
+    An interrupted program, or a machine that loses power, therefore never leaves a half-written file under a name
+    that somebody reads: the old file stays until the new one is on the disk. The temporary name is hidden and keeps
+    the suffix, because writers choose the format by it.
 
     Args:
         path: the file to be written; missing folders are made.
@@ -53,19 +54,61 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         UserError: where the folder cannot be made or written.
     """
-    path = Path(path)
+    with atomic_paths(path) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(
+    *paths: str | os.PathLike[str], obsolete: Iterable[str | os.PathLike[str]] = ()
+) -> Iterator[list[Path]]:
+    """Yields temporary names for files that belong together, see :func:`atomic_path`; all are replaced, or none.
+
+    An interruption so leaves all of the old files, not a new volume beside the old one's sidecar.
+
+    Args:
+        paths: the files to be written; the block must write each.
+        obsolete: files of an earlier run that do not belong to the new ones; removed when the block succeeds.
+
+    Raises:
+        UserError: where a folder cannot be made or written.
+    """
+    targets = [Path(path) for path in paths]
+    temporaries = [_temporary_name(path) for path in targets]
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            sync(temporary)
+        for path in obsolete:
+            Path(path).unlink(missing_ok=True)
+        for temporary, path in zip(temporaries, targets, strict=True):
+            os.replace(temporary, path)
+        for folder in {path.parent for path in targets}:
+            sync(folder)
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output folder {path.parent} must be writable, got: {_reason(error)}") from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"output folder {path.parent} must be writable, got: permission denied")
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{_suffix(path.name)}")
+    return path.with_name(f".{uuid.uuid4().hex[:12]}{_suffix(path.name)}")
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows opens no folders, and keeps their names itself
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.training import exchange as exchange_script
 from progressive_cascade.training.checkpoints import (
     AverageWeights,
+    BestCheckpoint,
     HalfPrecisionState,
     ResumableCheckpoint,
     load_predecessor,
@@ -28,6 +29,34 @@ def test_checkpoints_are_half_but_keep_the_geometry(small_cascade):
     state = HalfPrecisionState(network).state_dict()
     assert all(state[name].dtype == torch.float16 for name, _ in network.named_parameters())
     assert torch.equal(state["projection_matrices"], network.projection_matrices)
+
+
+def test_the_best_weights_stay_until_better_ones_are_whole(tmp_path, monkeypatch):
+    """A run that dies while it writes a better checkpoint keeps the one before, and nothing else."""
+    network = torch.nn.Linear(1, 1)
+    engine = Engine(lambda engine, batch: None)
+    engine.state_dict_user_keys.append("metrics")
+    saver = BestCheckpoint(
+        str(tmp_path), {"model": network}, save_key_metric=True, key_metric_name="psnr", key_metric_filename="best.pt"
+    )
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def score(engine: Engine) -> None:
+        torch.nn.init.constant_(network.weight, engine.state.epoch)
+        engine.state.metrics["psnr"] = engine.state.epoch
+
+    def interrupted(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    saver.attach(engine)
+    engine.run([0], max_epochs=2)
+    assert torch.load(tmp_path / "best.pt")["weight"].item() == 2
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run([0], max_epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+    assert torch.load(tmp_path / "best.pt")["weight"].item() == 2
 
 
 def test_a_stage_starts_from_its_predecessor(small_cascade, tmp_path):

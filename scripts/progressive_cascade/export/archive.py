@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.io import sync
 
 SIZE_LIMIT = 25 * 1024 * 1024
 """Bytes a file in the model zoo may have."""
@@ -39,9 +40,12 @@ def staging(output: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=".export-", dir=existing))
     try:
         yield temporary
+        for file in files_in(temporary):
+            sync(temporary / file)
         output.mkdir(parents=True, exist_ok=True)
         for path in sorted(temporary.iterdir()):
             path.rename(output / path.name)
+        sync(output)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.config.type_definitions import PathLike
+from monai.data.image_writer import NibabelWriter
 from monai.data.meta_tensor import MetaTensor
 
 from progressive_cascade.errors import UserError
@@ -15,6 +17,7 @@ from progressive_cascade.geometry import ConeBeam, load_geometry
 from progressive_cascade.inference.pairs import xray_pair_items
 from progressive_cascade.inference.reconstruct import check_beam
 from progressive_cascade.inference.transforms import LoadRadiographPaird
+from progressive_cascade.io import atomic_path
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.checkpoints import load_checkpoint
 from progressive_cascade.radiograph.check import check_views
@@ -53,6 +56,24 @@ class RadiographPaird(LoadRadiographPaird):
         if self.check:
             check_views(image)
         return {**data, self.image_key: image}
+
+
+class WholeFileWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files, for ``SaveImage``, that never leaves half a file under the file's name."""
+
+    def write(self, filename: PathLike, verbose: bool = False, **obj_kwargs: Any) -> None:
+        """Writes the image.
+
+        Args:
+            filename: the file.
+            verbose: log the progress.
+            obj_kwargs: for ``NibabelWriter.write``.
+
+        Raises:
+            UserError: where its folder cannot be written.
+        """
+        with atomic_path(filename) as temporary:
+            super().write(temporary, verbose=verbose, **obj_kwargs)
 
 
 def pairs_in(dataset_dir: str | Path) -> list[dict[str, Any]]:

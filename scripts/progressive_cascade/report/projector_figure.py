@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from progressive_cascade.io import atomic_path
 from progressive_cascade.paths import bundle_root
 
 OUTPUT = bundle_root() / "docs" / "projector.png"
@@ -84,7 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the figure of bundle/docs/PROJECTOR.md.")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    draw().savefig(options.output, dpi=110, bbox_inches="tight")
+    with atomic_path(options.output) as temporary:
+        draw().savefig(temporary, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
+from ignite.handlers.checkpoint import BaseSaveHandler
+from monai.handlers.checkpoint_saver import CheckpointSaver
 from torch import Tensor, nn
 
 from progressive_cascade.errors import UserError
@@ -47,7 +49,6 @@ class ResumableCheckpoint:
     def save(self, engine: Engine) -> None:
         """Write the file."""
         state = {name: value.state_dict() for name, value in self.objects.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self.path) as temporary:
             torch.save({**state, "epoch": engine.state.epoch, "random": torch.get_rng_state()}, temporary)
 
@@ -68,6 +69,39 @@ class ResumableCheckpoint:
         torch.set_rng_state(state["random"])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+
+
+class BestCheckpoint(CheckpointSaver):
+    """MONAI's ``CheckpointSaver`` for files that are never half-written, nor missing while a better one is written.
+
+    The original removes the best weights so far before it writes the next ones under the same name, so that an
+    interruption in between loses both. The arguments are those of ``CheckpointSaver``.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Save as the original does, by way of a temporary name."""
+        for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
+            if checkpoint is not None:
+                checkpoint.save_handler = _WholeFile(checkpoint.save_handler)
+        super().attach(engine)
+
+
+class _WholeFile(BaseSaveHandler):
+    """Writes where a handler of MONAI's would, but whole or not at all."""
+
+    def __init__(self, handler: Any) -> None:
+        self.folder = Path(handler.dirname)
+        self.name: str | None = handler.filename
+
+    def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
+        if idist.get_rank() == 0:
+            with atomic_path(self.folder / (self.name or filename)) as temporary:
+                torch.save(checkpoint, temporary)
+
+    def remove(self, filename: str) -> None:
+        """Removes a numbered file that is no longer wanted; one of a fixed name is replaced by the next instead."""
+        if self.name is None and idist.get_rank() == 0:
+            (self.folder / filename).unlink(missing_ok=True)
 
 
 class AverageWeights:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor, nn
 
 from progressive_cascade.attenuation import hu_to_unit
+from progressive_cascade.io import atomic_path
 from progressive_cascade.losses.perceptual import CT_WEIGHTS, VGG16Trunk
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.phantom import LABELS, generate_phantom
@@ -235,10 +235,8 @@ def accuracy(model: TissueNamer, source: str, cases: Sequence[Case], every: int 
 
 def save_trunk(trunk: VGG16Trunk, path: Path) -> None:
     """Write the trunk's bare half-precision state dict; a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({name: value.half().contiguous() for name, value in trunk.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        torch.save({name: value.half().contiguous() for name, value in trunk.state_dict().items()}, temporary)
 
 
 def find_ct(dataset: Path | None, section: str, files: Sequence[Path]) -> list[Path]:
