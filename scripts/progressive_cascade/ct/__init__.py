@@ -1,2 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CTs as they come: series and files, the body, its place on the cube, splits, augmentation, tissues."""
+"""CTs as they come: series and files, the body, its place on the cube, splits, augmentation, tissues.
+
+Each name is looked up in its module when it is first used: training reads the datalist on machines without scipy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from progressive_cascade.ct.augment import RandAnatomyd
+    from progressive_cascade.ct.datalist import SECTIONS, load_datalist
+    from progressive_cascade.ct.placement import PreparedCase, place_ct, prepare_case
+    from progressive_cascade.ct.prepare import Split, prepare_dataset
+    from progressive_cascade.ct.series import find_dicom_series, read_ct
+    from progressive_cascade.ct.tissues import TISSUES, tissue_classes
+
+__all__ = [
+    "SECTIONS",
+    "TISSUES",
+    "PreparedCase",
+    "RandAnatomyd",
+    "Split",
+    "find_dicom_series",
+    "load_datalist",
+    "place_ct",
+    "prepare_case",
+    "prepare_dataset",
+    "read_ct",
+    "tissue_classes",
+]
+
+_HOMES = {
+    "augment": ("RandAnatomyd",),
+    "datalist": ("SECTIONS", "load_datalist"),
+    "placement": ("PreparedCase", "place_ct", "prepare_case"),
+    "prepare": ("Split", "prepare_dataset"),
+    "series": ("find_dicom_series", "read_ct"),
+    "tissues": ("TISSUES", "tissue_classes"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,2 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good a reconstruction is: named protocols, baselines, scores with intervals."""
+
+from __future__ import annotations
+
+from progressive_cascade.evaluation.baselines import training_mean, unlearned
+from progressive_cascade.evaluation.cases import evaluation_items
+from progressive_cascade.evaluation.metrics import (
+    body_mask,
+    evaluate_volume,
+    parse_truth,
+    reprojection_psnr,
+    score_volume,
+)
+from progressive_cascade.evaluation.protocols import HEADLINES, PROTOCOLS, Truth
+from progressive_cascade.evaluation.results import EvaluationReport
+from progressive_cascade.evaluation.scores import confidence_interval, paired_gain, summarize
+
+__all__ = [
+    "HEADLINES",
+    "PROTOCOLS",
+    "EvaluationReport",
+    "Truth",
+    "body_mask",
+    "confidence_interval",
+    "evaluate_volume",
+    "evaluation_items",
+    "paired_gain",
+    "parse_truth",
+    "reprojection_psnr",
+    "score_volume",
+    "summarize",
+    "training_mean",
+    "unlearned",
+]

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from progressive_cascade.consistency import program_axes
 from progressive_cascade.geometry import ConeBeam, parse_beam
 from progressive_cascade.networks.blocks import Block
 from progressive_cascade.networks.stages import RefinementStage, StageContext
 from progressive_cascade.networks.xray import XrayConditioningModule
-from progressive_cascade.projector import aligned_axes
 
 NUM_STAGES = 3
 # The mean of a thorax in its cube, in [0, 1].
@@ -74,52 +74,43 @@ class ProgressiveCascade(nn.Module):
         if stage not in range(1, NUM_STAGES + 1):
             raise ValueError(f"stage must be 1, 2 or 3, got {stage}")
         beam = parse_beam(geometry)
-        rows, cols = beam.detector_shape
-        if rows != cols or rows % 64:
-            raise ValueError(f"geometry must have a square detector of a multiple of 64 pixels, got {rows} x {cols}")
         self.stage = stage
         self.freeze_earlier = freeze_earlier
-        self.image_size = cols
+        self.image_size = _image_size(beam)
         self.start_value = _START
-        views = len(beam.views)
-        axes = _program_axes(beam)
+        sizes = {"image_size": self.image_size, "num_views": len(beam.views), "dim": token_dim, "num_heads": num_heads}
         reads_features = cross_attention or (lift_channels > 0 and lift_pixels)
         self.xray = (
-            XrayConditioningModule(
-                image_size=cols,
-                num_views=views,
-                channels=encoder_channels,
-                dim=token_dim,
-                depth=vit_depth,
-                num_heads=num_heads,
-                cross_view=cross_view,
-            )
+            XrayConditioningModule(**sizes, channels=encoder_channels, depth=vit_depth, cross_view=cross_view)
             if reads_features
             else None
         )
         self.stages = nn.ModuleList(
             RefinementStage(
-                grid=cols // 8 << index,
-                image_size=cols,
-                num_views=views,
+                **sizes,
+                grid=self.image_size // 8 << index,
                 level_channels=encoder_channels[2 - index] if reads_features else 0,
-                dim=token_dim,
                 channels=unet_channels[index],
-                num_heads=num_heads,
                 lift_pixels=lift_pixels,
                 lift_channels=lift_channels,
                 cross_attention=cross_attention,
                 consistency_iterations=consistency_iterations[index],
                 normalize=normalize[index],
                 gain=_REFINEMENT_GAIN if index > 0 else 1.0,
-                axes=axes,
+                axes=program_axes(beam),
             )
             for index in range(stage)
         )
+        self._register_geometry(beam)
+        self._prepare_layers(gradient_checkpointing)
+
+    def _register_geometry(self, beam: ConeBeam) -> None:
         matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32)
         self.register_buffer("projection_matrices", matrices)
         # With the matrices it tells a checkpoint's reader what radiographs it wants.
-        self.register_buffer("detector_size", torch.tensor(cols))
+        self.register_buffer("detector_size", torch.tensor(self.image_size))
+
+    def _prepare_layers(self, gradient_checkpointing: bool) -> None:
         for module in self.modules():
             if isinstance(module, Block):
                 module.gradient_checkpointing = gradient_checkpointing
@@ -128,7 +119,7 @@ class ProgressiveCascade(nn.Module):
                 module.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if freeze_earlier:
+        if self.freeze_earlier:
             for module in self.frozen_modules():
                 module.requires_grad_(False)
         self.train(self.training)
@@ -220,12 +211,12 @@ class ProgressiveCascade(nn.Module):
         return projection_matrices.to(device=image.device, dtype=torch.float32)
 
 
-def _program_axes(beam: ConeBeam) -> List[int]:
-    """What a compiled program must know of the views; nothing where one is oblique: those run in eager mode alone."""
-    try:
-        return aligned_axes(beam)
-    except ValueError:
-        return []
+def _image_size(beam: ConeBeam) -> int:
+    """Pixels per side of the radiographs."""
+    rows, cols = beam.detector_shape
+    if rows != cols or rows % 64:
+        raise ValueError(f"geometry must have a square detector of a multiple of 64 pixels, got {rows} x {cols}")
+    return cols
 
 
 def upsample(volume: Tensor) -> Tensor:

@@ -195,24 +195,21 @@ class RefinementStage(nn.Module):
         self.lift_pixels = lift_pixels
         self.lift_features = lift_pixels and lift_channels > 0 and level_channels > 0
         reads_features = level_channels > 0 and (self.lift_features or cross_attention)
-        context_dim = channels[-1]
-        self.adapter = (
-            ScaleAdapter(
+        self.adapter: Optional[ScaleAdapter] = None
+        if reads_features:
+            self.adapter = ScaleAdapter(
                 level_channels=level_channels,
                 lift_channels=max(lift_channels, 1),
                 dim=dim,
-                context_dim=context_dim,
+                context_dim=channels[-1],
                 patch=grid * TOKEN_STRIDE // image_size,
             )
-            if reads_features
-            else None
-        )
         lifted = 8 * _PIXEL_MAPS * num_views * lift_pixels + num_views * lift_channels * self.lift_features
         self.unet = LiftedUNet(
             8 + lifted + 3,
             8,
             channels=channels,
-            context_dim=context_dim if cross_attention and reads_features else None,
+            context_dim=channels[-1] if cross_attention and reads_features else None,
             num_heads=num_heads,
             normalize=normalize,
         )
