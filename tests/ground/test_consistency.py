@@ -13,6 +13,7 @@ from progressive_cascade.consistency import (
     agreement,
     estimate_noise,
     shrink_radiographs,
+    shrink_weights,
     solve_consistency,
 )
 from progressive_cascade.projector import project
@@ -42,16 +43,60 @@ def test_solver_explains_the_radiographs():
 def test_solver_equals_the_closed_form():
     """x + Aᵀ(AAᵀ + λI)⁻¹(y - Ax), with A written out as a matrix."""
     truth, y, matrices, affines = _problem()
-    columns = torch.eye(SIZE**3, dtype=torch.float64).reshape(-1, 1, SIZE, SIZE, SIZE)
-    a = project(
-        columns[:, :, :, :, :], matrices.expand(len(columns), -1, -1, -1), affines.expand(len(columns), 4, 4), (24, 24)
-    )
-    a = a.reshape(len(columns), -1).T
-    start, lam = 0.5 * truth, 50.0
+    a, start, lam = _matrix(matrices, affines), 0.5 * truth, 50.0
     rhs = y.flatten() - a @ start.flatten()
     expected = start.flatten() + a.T @ torch.linalg.solve(a @ a.T + lam * torch.eye(len(a), dtype=torch.float64), rhs)
     solved = solve_consistency(start, y, matrices, affines, torch.tensor(lam, dtype=torch.float64), 300)
     torch.testing.assert_close(solved.flatten(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_solver_with_weights_equals_the_normal_equations():
+    """(I + Aᵀ W A / λ) z = x + Aᵀ W y / λ, with A written out and weights between 0 and 2."""
+    truth, y, matrices, affines = _problem()
+    a, start, lam = _matrix(matrices, affines), 0.5 * truth, 50.0
+    weights = (2.5 * torch.rand(y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 0.5).clamp(
+        0
+    )
+    weighted = a.T * weights.flatten()
+    left = torch.eye(SIZE**3, dtype=torch.float64) + weighted @ a / lam
+    expected = torch.linalg.solve(left, start.flatten() + weighted @ y.flatten() / lam)
+    lam_tensor = torch.tensor(lam, dtype=torch.float64)
+    solved = solve_consistency(start, y, matrices, affines, lam_tensor, 400, weights=weights)
+    torch.testing.assert_close(solved.flatten(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_masked_pixels_change_nothing():
+    """Whatever a pixel of weight 0 holds, the solution, the residual and the agreement are the same."""
+    layer, _, y, matrices = _layer_and_volume()
+    volume, weights = torch.full((1, 1, SIZE, SIZE, SIZE), 0.4), torch.ones_like(y)
+    weights[:, 0, 5:14, 7:11] = 0
+    spoilt = torch.where(weights > 0, y, torch.full_like(y, 9.0))
+    for call in (layer.residual, lambda *args: layer(args[0], args[1], args[2], None, args[3])):
+        torch.testing.assert_close(call(volume, spoilt, matrices, weights), call(volume, y, matrices, weights))
+    assert not torch.allclose(layer(volume, spoilt, matrices), layer(volume, y, matrices))
+    zero = np.zeros(y.shape[1:])
+    scores = [agreement(zero, image[0].numpy(), ("pa", "left_lateral"), weights[0].numpy()) for image in (spoilt, y)]
+    assert scores[0] == scores[1]
+
+
+def test_shrunk_radiograph_averages_the_pixels_that_count():
+    """A block of four pixels, one of weight 0, is the mean of three, and weighs three quarters."""
+    image, weights = torch.tensor([[[[1.0, 2.0], [3.0, 50.0]]]]), torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
+    small, _ = shrink_radiographs(image, torch.zeros(1, 1, 3, 4), 1, weights)
+    assert small.item() == pytest.approx(2.0)
+    assert shrink_weights(weights, 1).item() == pytest.approx(0.75)
+
+
+def _matrix(matrices: torch.Tensor, affines: torch.Tensor) -> torch.Tensor:
+    """A written out (pixels, voxels)."""
+    columns = torch.eye(SIZE**3, dtype=torch.float64).reshape(-1, 1, SIZE, SIZE, SIZE)
+    n = len(columns)
+    return project(columns, matrices.expand(n, -1, -1, -1), affines.expand(n, 4, 4), (24, 24)).reshape(n, -1).T
+
+
+def _layer_and_volume():
+    truth, y, matrices, _ = _problem(torch.float32)
+    return DataConsistency(SIZE, SPACING), truth, y, matrices
 
 
 def test_solver_moves_towards_the_truth():

@@ -31,13 +31,16 @@ def estimate_noise(image: Tensor) -> Tensor:
     return sigma.reshape(image.shape[0], -1).amax(dim=1)
 
 
-def agreement(predicted: np.ndarray, measured: np.ndarray, views: Sequence[str]) -> dict[str, dict[str, float]]:
+def agreement(
+    predicted: np.ndarray, measured: np.ndarray, views: Sequence[str], weights: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
     """How well re-projected radiographs explain the measured ones.
 
     Args:
         predicted: line integrals of the reconstruction (view, rows, cols).
         measured: the radiographs' line integrals (view, rows, cols).
         views: name of each view.
+        weights: of the pixels (view, rows, cols); those of weight 0 do not count. Default: 1 everywhere.
 
     Returns:
         Per view ``relative_residual`` = |A x - y| / |y| and ``psnr_db`` = 20 log10(max y / rmse).
@@ -48,7 +51,12 @@ def agreement(predicted: np.ndarray, measured: np.ndarray, views: Sequence[str])
     if predicted.shape != measured.shape or len(views) != len(measured):
         raise ValueError(f"predicted must have the shape of measured {measured.shape}, got {predicted.shape}")
     scores = {}
-    for name, ours, truth in zip(views, predicted.astype(np.float64), measured.astype(np.float64), strict=True):
+    shows = np.ones(measured.shape, dtype=bool) if weights is None else weights > 0
+    for name, all_ours, all_truth, seen in zip(views, predicted, measured, shows, strict=True):
+        ours, truth = all_ours[seen].astype(np.float64), all_truth[seen].astype(np.float64)
+        if truth.size == 0:
+            scores[name] = {"relative_residual": math.nan, "psnr_db": math.nan}
+            continue
         rmse = float(np.sqrt(np.mean((ours - truth) ** 2)))
         norm = float(np.linalg.norm(truth))
         scores[name] = {

@@ -72,7 +72,14 @@ class DataConsistency(nn.Module):
         affine = volume_affine((grid, grid, grid), voxel_size)
         self.register_buffer("affine", torch.as_tensor(affine, dtype=torch.float32), persistent=False)
 
-    def forward(self, volume: Tensor, image: Tensor, matrices: Tensor, calibrated: Optional[Tensor] = None) -> Tensor:
+    def forward(
+        self,
+        volume: Tensor,
+        image: Tensor,
+        matrices: Tensor,
+        calibrated: Optional[Tensor] = None,
+        weights: Optional[Tensor] = None,
+    ) -> Tensor:
         """Correct a volume.
 
         Args:
@@ -80,12 +87,13 @@ class DataConsistency(nn.Module):
             image: line integrals (b, view, rows, cols) at the detector's full resolution.
             matrices: (b, view, 3, 4), RAS mm to full-resolution pixels.
             calibrated: (b,), 1 where the image holds true line integrals, 0 where the step must be skipped.
+            weights: of the pixels, see :func:`solve_consistency`.
 
         Returns:
             (b, 1, grid, grid, grid) in [0, 1], float32.
         """
         volume = volume.float()
-        small, small_matrices = shrink_radiographs(image.float(), matrices.float(), 2 * self.grid)
+        small, small_matrices = shrink_radiographs(image.float(), matrices.float(), 2 * self.grid, weights)
         affines = self.affine.expand(volume.shape[0], 4, 4)
         solved = solve_consistency(
             self.to_mu(volume),
@@ -95,28 +103,32 @@ class DataConsistency(nn.Module):
             self.log_regularization.exp(),
             self.num_iterations,
             self.axes,
+            None if weights is None else shrink_weights(weights, 2 * self.grid),
         )
         consistent = self.from_mu(solved)
         if calibrated is not None:
             consistent = torch.where(calibrated.reshape(-1, 1, 1, 1, 1) > 0, consistent, volume)
         return consistent
 
-    def residual(self, volume: Tensor, image: Tensor, matrices: Tensor) -> Tensor:
+    def residual(self, volume: Tensor, image: Tensor, matrices: Tensor, weights: Optional[Tensor] = None) -> Tensor:
         """What the radiographs hold that the volume does not explain.
 
         Args:
             volume: (b, 1, grid, grid, grid) in [0, 1].
             image: line integrals (b, view, rows, cols).
             matrices: (b, view, 3, 4).
+            weights: of the pixels, at least 0 (b, view, rows, cols); default: 1 everywhere.
 
         Returns:
-            y - A x at two pixels per voxel (b, view, 2 grid, 2 grid) or the detector's own size if that is smaller.
+            y - A x at two pixels per voxel (b, view, 2 grid, 2 grid) or the detector's own size if that is smaller;
+            0 where no pixel has weight.
         """
-        small, small_matrices = shrink_radiographs(image.float(), matrices.float(), 2 * self.grid)
+        small, small_matrices = shrink_radiographs(image.float(), matrices.float(), 2 * self.grid, weights)
         affines = self.affine.expand(volume.shape[0], 4, 4)
         detector_shape = (small.shape[2], small.shape[3])
         explained = apply_projector(self.to_mu(volume.float()), small_matrices, affines, detector_shape, self.axes)
-        return small - explained
+        unexplained = small - explained
+        return unexplained if weights is None else unexplained * (shrink_weights(weights, 2 * self.grid) > 0)
 
     def to_mu(self, volume: Tensor) -> Tensor:
         """[0, 1] to mu [1/mm]; below vacuum counts as vacuum."""
@@ -128,13 +140,16 @@ class DataConsistency(nn.Module):
         return (hu - self.hu_min) / self.hu_span
 
 
-def shrink_radiographs(image: Tensor, matrices: Tensor, size: int) -> Tuple[Tensor, Tensor]:
+def shrink_radiographs(
+    image: Tensor, matrices: Tensor, size: int, weights: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor]:
     """Average radiographs down to about ``size`` pixels, and move their projection matrices along.
 
     Args:
         image: (b, view, rows, cols).
         matrices: (b, view, 3, 4), for pixel centres at integers.
         size: wanted columns; the image is shrunk by the whole factor ``cols // size`` (never enlarged).
+        weights: of the pixels (b, view, rows, cols): the average counts them; where all are 0 it is the plain one.
 
     Returns:
         The image (b, view, rows / f, cols / f) and the matrices (b, view, 3, 4) of its pixels.
@@ -144,4 +159,14 @@ def shrink_radiographs(image: Tensor, matrices: Tensor, size: int) -> Tuple[Tens
         return image, matrices
     shift = (1.0 - factor) / (2.0 * factor)
     pixels = matrices[:, :, :2] / factor + shift * matrices[:, :, 2:]
-    return F.avg_pool2d(image, factor), torch.cat((pixels, matrices[:, :, 2:]), dim=2)
+    small = F.avg_pool2d(image, factor)
+    if weights is not None:
+        total = F.avg_pool2d(weights, factor)
+        small = torch.where(total > 0, F.avg_pool2d(image * weights, factor) / total.clamp(min=1e-12), small)
+    return small, torch.cat((pixels, matrices[:, :, 2:]), dim=2)
+
+
+def shrink_weights(weights: Tensor, size: int) -> Tensor:
+    """The weights of the pixels of :func:`shrink_radiographs`: the mean of those that were averaged."""
+    factor = max(1, weights.shape[3] // size)
+    return weights if factor == 1 else F.avg_pool2d(weights, factor)

@@ -6,7 +6,9 @@ The regularised projection of x onto the volumes that explain the line integrals
     argmin_z |z - x|² + |A z - y|² / λ  =  x + Aᵀ (A Aᵀ + λ I)⁻¹ (y - A x),
 
 is solved by conjugate gradients in projection space, where a vector is as small as a radiograph. λ [mm²] is the
-variance of the line integrals over the variance of mu: large λ trusts the volume, small λ the radiographs.
+variance of the line integrals over the variance of mu: large λ trusts the volume, small λ the radiographs. Weights per
+pixel W (0 where a pixel does not show the patient) make it (A z - y)ᵀ W (A z - y) / λ; with W½ A in place of A and W½ y
+in place of y the system stays symmetric.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +29,7 @@ def solve_consistency(
     regularization: Tensor,
     num_iterations: int,
     axes: Optional[List[int]] = None,
+    weights: Optional[Tensor] = None,
 ) -> Tensor:
     """Pull a volume towards the ones whose projections equal the radiographs.
 
@@ -38,6 +41,7 @@ def solve_consistency(
         regularization: λ [mm²], a scalar tensor.
         num_iterations: conjugate-gradient steps; each costs one A and one Aᵀ.
         axes: volume axes along (beam, rows, columns) of every view, for programs; see :func:`apply_projector`.
+        weights: of the pixels, at least 0 (b, view, rows, cols); default: 1 everywhere.
 
     Returns:
         The corrected volume (b, 1, x, y, z) [1/mm]. Differentiable in mu, the line integrals and λ.
@@ -46,12 +50,14 @@ def solve_consistency(
     shape = (mu.shape[2], mu.shape[3], mu.shape[4])
     if num_iterations == 0:
         return mu
-    residual = line_integrals - apply_projector(mu, matrices, affines, detector_shape, axes)
+    root = None if weights is None else weights.sqrt()
+    residual = _scaled(line_integrals - apply_projector(mu, matrices, affines, detector_shape, axes), root)
     direction = residual
     energy = _dot(residual, residual)
     for _ in range(num_iterations):
-        smeared = apply_transpose(direction, matrices, affines, shape, axes)
-        normal = apply_projector(smeared, matrices, affines, detector_shape, axes) + regularization * direction
+        smeared = apply_transpose(_scaled(direction, root), matrices, affines, shape, axes)
+        explained = _scaled(apply_projector(smeared, matrices, affines, detector_shape, axes), root)
+        normal = explained + regularization * direction
         # A residual of exactly zero (a volume that explains its radiographs) must give a step of zero, not 0 / 0.
         step = energy / _dot(direction, normal).clamp(min=1e-30)
         mu = mu + step.unsqueeze(-1) * smeared
@@ -144,6 +150,10 @@ def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
     """Line integrals in half precision are worthless; without autocast a program is left as it is."""
     device_type = like.device.type
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
+def _scaled(image: Tensor, factor: Optional[Tensor]) -> Tensor:
+    return image if factor is None else image * factor
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

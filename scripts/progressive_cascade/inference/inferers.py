@@ -83,7 +83,7 @@ class CascadeInferer(Inferer):
             inputs: line integrals (b, view, rows, cols).
             network: a :class:`ProgressiveCascade`, bare, wrapped for distributed training, or as TorchScript.
             args: further positional arguments of the network.
-            kwargs: its ``projection_matrices``, ``calibrated``, and ``window`` (training on crops).
+            kwargs: its ``projection_matrices``, ``calibrated``, ``weights``, and ``window`` (training on crops).
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32.
@@ -117,13 +117,15 @@ class CascadeInferer(Inferer):
         cascade: ProgressiveCascade,
         projection_matrices: Tensor | None = None,
         calibrated: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
     ) -> Tensor:
         given = cascade.projection_matrices[None] if projection_matrices is None else projection_matrices
         matrices = given.to(image).expand(len(image), -1, -1, -1)
         noise = float(estimate_noise(image).max())
         solver = DataConsistency(cascade.grid, EXTENT / cascade.grid, _ITERATIONS, noise=noise).to(image.device)
         for _ in range(self.consistency_rounds):
-            volume = solver(volume, image, matrices, calibrated)
+            volume = solver(volume, image, matrices, calibrated, weights)
         return volume
 
     def _by_windows(
@@ -132,8 +134,10 @@ class CascadeInferer(Inferer):
         cascade: ProgressiveCascade,
         projection_matrices: Tensor | None = None,
         calibrated: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated)
+        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated, weights)
         last = cascade.stages[-1]
         volumes = []
         for b in range(len(image)):
@@ -156,4 +160,4 @@ class CascadeInferer(Inferer):
             )
             volumes.append(volume)
         matrices = context.matrices
-        return last.consistency(torch.cat(volumes), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+        return last.consistency(torch.cat(volumes), image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]

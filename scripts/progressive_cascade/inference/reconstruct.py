@@ -38,6 +38,7 @@ class Reconstruction:
         reprojected: line integrals of the reconstruction (view, rows, cols).
         image: the line integrals it was made from (view, rows, cols).
         calibrated: whether data consistency was applied.
+        weights: 1 for pixels that show the patient, 0 for those that were passed over (view, rows, cols); None: all do.
     """
 
     hu: np.ndarray
@@ -46,6 +47,7 @@ class Reconstruction:
     reprojected: np.ndarray
     image: np.ndarray
     calibrated: bool
+    weights: np.ndarray | None = None
 
 
 def default_checkpoint() -> Path:
@@ -172,6 +174,7 @@ def reconstruct(
     network: ProgressiveCascade,
     inferer: CascadeInferer | None = None,
     calibrated: bool = True,
+    weights: np.ndarray | None = None,
 ) -> Reconstruction:
     """Reconstruct one patient.
 
@@ -182,6 +185,7 @@ def reconstruct(
         network: cascade of :func:`load_cascade`, on the device to use.
         inferer: how to run it; default: mixed precision, the inferer's own windows, portable.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
+        weights: of the pixels (view, rows, cols), 0 where one says nothing of the patient; default: 1 everywhere.
 
     Returns:
         The reconstruction at 256³, 1.4 mm, whatever the cascade's stage (smaller grids are interpolated).
@@ -195,14 +199,17 @@ def reconstruct(
         raise ValueError(f"image must have shape {expected} (views, rows, cols), got {image.shape}")
     if not np.isfinite(image).all():
         raise ValueError(f"image must be finite, got {int((~np.isfinite(image)).sum())} NaN or infinite pixels")
+    if weights is not None and (weights.shape != expected or not (weights >= 0).all()):
+        raise ValueError(f"weights must be at least 0 and have shape {expected}, got shape {weights.shape}")
     check_beam(network, beam)
     inferer = inferer or CascadeInferer(amp=True, portable=True)
     device = network.projection_matrices.device
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
     given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]
     flag = torch.tensor([float(calibrated)], device=device)
+    seen = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)[None]
     with torch.inference_mode():
-        unit = inferer(given, network, projection_matrices=matrices[None], calibrated=flag)
+        unit = inferer(given, network, projection_matrices=matrices[None], calibrated=flag, weights=seen)
         unit = torch.nn.functional.interpolate(unit, VOLUME_SHAPE, mode="trilinear", align_corners=False).clamp(0, 1)
         hu = unit_to_hu(unit).round()
         affine = volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter)
@@ -210,8 +217,9 @@ def reconstruct(
     return Reconstruction(
         hu=hu[0, 0].to(torch.int16).cpu().numpy(),
         affine=affine,
-        agreement=agreement(reprojected, image, beam.views),
+        agreement=agreement(reprojected, image, beam.views, weights),
         reprojected=reprojected,
         image=image,
         calibrated=calibrated,
+        weights=weights,
     )

@@ -150,6 +150,7 @@ class ProgressiveCascade(nn.Module):
         projection_matrices: Optional[Tensor] = None,
         calibrated: Optional[Tensor] = None,
         window: Optional[List[int]] = None,
+        weights: Optional[Tensor] = None,
     ) -> Tensor:
         """Reconstruct.
 
@@ -160,12 +161,14 @@ class ProgressiveCascade(nn.Module):
                 data-consistency steps must be skipped; default: all calibrated.
             window: ``[x, y, z, size_x, size_y, size_z]``: the last stage refines this window alone, and the rest of
                 the volume is the upsampled earlier stage, without the closing consistency step. For training on crops.
+            weights: (b, view, s, s), 1 where a pixel shows the patient and 0 where it says nothing of him (a shutter, a
+                marker): data consistency and what it leaves unexplained pass over these; default: all show him.
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32: :func:`progressive_cascade.attenuation.unit_to_hu` gives HU.
         """
         matrices = self._matrices(image, projection_matrices)
-        volume, context = self.prepare_last_stage(image, matrices, calibrated)
+        volume, context = self.prepare_last_stage(image, matrices, calibrated, weights)
         last = self.stages[-1]
         if window is not None:
             x, y, z = window[0], window[1], window[2]
@@ -174,10 +177,15 @@ class ProgressiveCascade(nn.Module):
             volume = volume.clone()
             volume[:, :, x : x + window[3], y : y + window[4], z : z + window[5]] = refined
             return volume
-        return last.consistency(last(volume, [0, 0, 0], context), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+        refined = last(volume, [0, 0, 0], context)
+        return last.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
 
     def prepare_last_stage(
-        self, image: Tensor, projection_matrices: Optional[Tensor] = None, calibrated: Optional[Tensor] = None
+        self,
+        image: Tensor,
+        projection_matrices: Optional[Tensor] = None,
+        calibrated: Optional[Tensor] = None,
+        weights: Optional[Tensor] = None,
     ) -> Tuple[Tensor, StageContext]:
         """Everything up to the last stage, so that it can run window by window.
 
@@ -185,6 +193,7 @@ class ProgressiveCascade(nn.Module):
             image: line integrals (b, view, s, s).
             projection_matrices: see :meth:`forward`.
             calibrated: see :meth:`forward`.
+            weights: see :meth:`forward`.
 
         Returns:
             The volume so far at the output's grid (b, 1, g, g, g), and the context its windows share.
@@ -200,9 +209,10 @@ class ProgressiveCascade(nn.Module):
         for index, stage in enumerate(self.stages):
             if index > 0:
                 volume = upsample(volume)
-            context = stage.context(volume, levels[index], tokens, image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+            context = stage.context(volume, levels[index], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
             if index < self.stage - 1:
-                volume = stage.consistency(stage(volume, [0, 0, 0], context), image, matrices, calibrated)  # pyright: ignore[reportCallIssue]
+                refined = stage(volume, [0, 0, 0], context)  # pyright: ignore[reportCallIssue]
+                volume = stage.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
         return volume, context
 
     def _matrices(self, image: Tensor, projection_matrices: Optional[Tensor]) -> Tensor:

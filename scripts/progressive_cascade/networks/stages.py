@@ -223,6 +223,7 @@ class RefinementStage(nn.Module):
         image: Tensor,
         matrices: Tensor,
         calibrated: Optional[Tensor] = None,
+        weights: Optional[Tensor] = None,
     ) -> StageContext:
         """What every window of a volume shares.
 
@@ -233,14 +234,15 @@ class RefinementStage(nn.Module):
             image: line integrals (b, view, image_size, image_size).
             matrices: (b, view, 3, 4).
             calibrated: (b,); where it is 0 the unexplained part of the radiographs is unknown and taken as 0.
+            weights: of the pixels (b, view, image_size, image_size); where it is 0 nothing is unexplained.
 
         Returns:
             The context.
         """
-        unexplained = self.consistency.residual(prior, image, matrices) * self.residual_scale
+        unexplained = self.consistency.residual(prior, image, matrices, weights) * self.residual_scale
         if calibrated is not None:
             unexplained = unexplained * (calibrated.reshape(-1, 1, 1, 1) > 0)
-        small, _ = shrink_radiographs(image, matrices, 2 * self.grid)
+        small, _ = shrink_radiographs(image, matrices, 2 * self.grid, weights)
         pixels = torch.stack((normalize_line_integrals(small), unexplained), dim=2)
         if self.adapter is not None:
             return self.adapter(level, pixels, tokens, matrices)
