@@ -300,6 +300,22 @@ def test_reconstruct_writes_three_files_together(cascade: None, xrays: Path, tmp
     np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [*sidecar["geometry"]["isocenter"], 1], atol=1e-3)
 
 
+@pytest.mark.parametrize("option", [[], ["--portable"]])
+def test_reconstruct_takes_the_fast_arithmetic_unless_told(
+    cascade: None, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    """`--portable` asks the inferer for plain torch; without it the inferer chooses."""
+    from progressive_cascade.inference import inferers
+
+    asked = []
+    build = inferers.CascadeInferer
+    monkeypatch.setattr(inferers, "CascadeInferer", lambda **given: asked.append(given["portable"]) or build(**given))
+    views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
+    geometry = ["--geometry", str(xrays / "geometry.json")]
+    assert main(["reconstruct", *views, *geometry, "--output", str(tmp_path / "ct.nii.gz"), *option]) == 0
+    assert asked == [bool(option)]
+
+
 def test_reconstruct_writes_sigma_on_the_cts_grid(
     cascade: None, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,9 @@ def add_reconstruct(commands: Any) -> None:
         "--uncertainty", type=Path, metavar="SIGMA", help="also write each voxel's standard deviation [HU], .nii.gz"
     )
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+    parser.add_argument(
+        "--portable", action="store_true", help="the same CT voxel for voxel with numba and without; slower on a CPU"
+    )
 
 
 def run_reconstruct(options: argparse.Namespace) -> None:
@@ -195,7 +198,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     if not calibrated:
         print("note: the X-rays are no line integrals; their contrast was normalised, data consistency is left out")
     start = time.perf_counter()
-    inferer = CascadeInferer(amp=True, progress=True, portable=True)
+    inferer = CascadeInferer(amp=True, progress=True, portable=options.portable)
     result = reconstruct(image, beam, network=network, inferer=inferer, calibrated=calibrated)
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):

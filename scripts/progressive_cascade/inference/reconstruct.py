@@ -183,7 +183,7 @@ def reconstruct(
             :func:`progressive_cascade.inference.transforms.to_line_integrals` for anything else.
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
-        inferer: how to run it; default: mixed precision, the inferer's own windows, portable.
+        inferer: how to run it; default: mixed precision, the inferer's own windows.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
         weights: of the pixels (view, rows, cols), 0 where one says nothing of the patient; default: 1 everywhere.
 
@@ -202,7 +202,7 @@ def reconstruct(
     if weights is not None and (weights.shape != expected or not (weights >= 0).all()):
         raise ValueError(f"weights must be at least 0 and have shape {expected}, got shape {weights.shape}")
     check_beam(network, beam)
-    inferer = inferer or CascadeInferer(amp=True, portable=True)
+    inferer = inferer or CascadeInferer(amp=True)
     device = network.projection_matrices.device
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
     given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]
