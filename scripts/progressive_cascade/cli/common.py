@@ -7,8 +7,7 @@ import argparse
 import os
 import platform
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,15 +106,6 @@ def check_output_folder(folder: Path, name: str = "--output") -> None:
         raise UserError(f"{name} must be in a folder, got {folder}: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{name} must be writable, got {folder}: no permission to write into {existing}")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` with the words closest to a misspelt one, or the list where there are few."""
-    known = sorted(known)
-    close = get_close_matches(word, known, n=3, cutoff=0.6)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; there are {', '.join(known)}" if 0 < len(known) <= 20 else ""
 
 
 def select_device(name: str | None) -> str:

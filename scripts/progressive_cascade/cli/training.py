@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from progressive_cascade.cli.common import add_command, check_output_folder, did_you_mean, positive
-from progressive_cascade.errors import UserError
+from progressive_cascade.cli.common import add_command, check_output_folder, positive
+from progressive_cascade.errors import UserError, did_you_mean
 
 STAGES = (1, 2, 3)
 
