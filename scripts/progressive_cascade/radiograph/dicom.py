@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixels of a DICOM radiograph (DX, CR, secondary capture, single-frame XA and RF) and what its header says of them.
+
+Sections are those of DICOM PS3.3. What the values mean (C.8.11.3.1): FOR PROCESSING with a linear
+PixelIntensityRelationship is the detector's signal; everything else is display, dense bright: FOR PROCESSING with a
+logarithm is that but for an unknown factor. Its sign (C.8.11.3.1.2), or else MONOCHROME1 or 2 after the VOI
+transformation (C.11.2), tells which end is dense.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.dicom_detector import read_detector_offset, read_pixel_spacing, read_view
+from progressive_cascade.radiograph.dicom_shutters import shutter_mask
+from progressive_cascade.radiograph.dicom_tags import DicomHeader
+from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size, parse_directions
+
+_MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has DICOM's preamble, or is named like one."""
+    with open(path, "rb") as stream:
+        start = stream.read(132)
+    return start[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom", ".ima")
+
+
+def read_dicom(path: Path) -> Radiograph:
+    """Reads a DICOM radiograph.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The radiograph as it is stored.
+
+    Raises:
+        UserError: if the file is damaged, encrypted, compressed in an unknown way, in colour, of several frames or no
+            radiograph; file, attribute and value are named.
+    """
+    import pydicom
+
+    header = DicomHeader(path)
+    _check_kind(header)
+    rows, cols = (header.positive(keyword, 1) for keyword in ("Rows", "Columns"))
+    if rows is None or cols is None:
+        raise header.error("Rows" if rows is None else "Columns", "be present")
+    check_size(path, int(rows[0]), int(cols[0]))
+    try:
+        dataset = pydicom.dcmread(path)
+        stored = np.asarray(dataset.pixel_array)
+    except Exception as error:  # decoders raise whatever their libraries do
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(f"{path} must have pixels that can be decoded, got: {reason}") from error
+    pixels, meaning = _values(header, dataset, stored)
+    mask = shutter_mask(header, pixels.shape) & ~_padding(header, dataset, stored)
+    check_pixels(path, pixels, mask)
+    known: dict[str, Any] = _facts(header, (int(rows[0]), int(cols[0])))
+    known["sources"] = dict.fromkeys([*known, "meaning"], "tag")
+    return Radiograph(str(path), pixels, mask, meaning, **known)
+
+
+def _check_kind(header: DicomHeader) -> None:
+    modality = header.text("Modality")
+    if modality not in _MODALITIES:
+        raise header.error("Modality", "be that of a radiograph (DX, CR, RF, XA or a secondary capture)")
+    if (header.number("NumberOfFrames") or 1) != 1:
+        raise header.error("NumberOfFrames", "be 1")
+    if (header.number("SamplesPerPixel") or 1) != 1:
+        raise header.error("SamplesPerPixel", "be 1, a grey image")
+    if not header.text("PhotometricInterpretation").startswith("MONOCHROME"):
+        raise header.error("PhotometricInterpretation", "be MONOCHROME1 or MONOCHROME2")
+
+
+def _values(header: DicomHeader, dataset: Any, stored: np.ndarray) -> tuple[np.ndarray, str]:
+    """Pixels on the scale of their meaning, and the meaning."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    intent = header.text("PresentationIntentType")
+    relationship, sign = header.text("PixelIntensityRelationship"), header.number("PixelIntensityRelationshipSign")
+    levels = 2 ** int(header.number("BitsStored") or 16) - 1
+    raw = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float32)
+    # Sign 1: less X-rays are smaller values.
+    if intent == "FOR PROCESSING" and relationship in ("LIN", "LOG"):
+        less_is_smaller = sign != -1
+        if relationship == "LIN":
+            return (raw if less_is_smaller else levels - raw), "detector_signal"
+        return (-raw if less_is_smaller else raw), "display"
+    shown = np.asarray(apply_voi_lut(apply_modality_lut(stored, dataset), dataset), dtype=np.float32)
+    dark_is_small = header.text("PhotometricInterpretation") == "MONOCHROME2"
+    # A presentation LUT says in what sense the values after the window are shown (C.11.6).
+    shape = header.text("PresentationLUTShape")
+    inverse = shape == "INVERSE" if shape else not dark_is_small
+    return (-shown if inverse else shown), "display"
+
+
+def _padding(header: DicomHeader, dataset: Any, stored: np.ndarray) -> np.ndarray:
+    """Pixels that fill up the rectangle (C.7.5.1.1.2)."""
+    value = header.number("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    limit = header.number("PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored >= low) & (stored <= high)
+
+
+def _facts(header: DicomHeader, shape: tuple[int, int]) -> dict[str, Any]:
+    """Whatever is there, and sound."""
+    known: dict[str, Any] = {"spacing": _spacing(header, shape), "view": _view(header)}
+    letters = header.texts("PatientOrientation")
+    if len(letters) == 2:
+        known["directions"] = parse_directions(list(letters), header.name)
+    distance = header.positive("DistanceSourceToDetector", 1)
+    known["source_to_detector"] = distance[0] if distance else None
+    known["source_to_isocenter"] = _source_to_isocenter(header, known["source_to_detector"])
+    if known["spacing"] is not None and header.texts("FieldOfViewOrigin"):
+        known["offset"] = read_detector_offset(header, known["spacing"], shape)
+    known["patient"] = header.text("PatientID")
+    known["study"] = header.text("StudyInstanceUID")
+    return {name: value for name, value in known.items() if value is not None and value != ""}
+
+
+def _spacing(header: DicomHeader, shape: tuple[int, int]) -> tuple[float, float] | None:
+    """At the detector; a secondary capture's is that of the film it was scanned from (C.8.6.1.1)."""
+    scanned = header.positive("NominalScannedPixelSpacing", 2)
+    if scanned is not None:
+        return scanned[0], scanned[1]
+    factor, pitch = header.positive("EstimatedRadiographicMagnificationFactor", 1), header.positive("PixelSpacing", 2)
+    try:
+        return read_pixel_spacing(header, shape)
+    except UserError:
+        if factor is None or pitch is None or header.text("PixelSpacingCalibrationType") != "GEOMETRY":
+            return None
+        return pitch[0] * factor[0], pitch[1] * factor[0]
+
+
+def _view(header: DicomHeader) -> str | None:
+    try:
+        return read_view(header)
+    except UserError:
+        if header.text("ViewPosition") not in ("LAT", "LATERAL", "LL", "RL"):
+            return None
+        return {"R": "right_lateral"}.get(header.text("ImageLaterality"), "left_lateral")
+
+
+def _source_to_isocenter(header: DicomHeader, source_to_detector: float | None) -> float | None:
+    """DistanceSourceToPatient reaches to the isocenter in XA and RF alone (:mod:`.dicom_geometry`)."""
+    distance, factor = (
+        header.positive(keyword, 1)
+        for keyword in ("DistanceSourceToPatient", "EstimatedRadiographicMagnificationFactor")
+    )
+    if distance is not None and header.text("Modality") in ("XA", "RF"):
+        return distance[0]
+    if source_to_detector is None or factor is None or factor[0] <= 1:
+        return None
+    # A factor that merely repeats the distance to the bucky says nothing of the isocenter.
+    if distance is not None and abs(factor[0] * distance[0] / source_to_detector - 1) < 0.01:
+        return None
+    return source_to_detector / factor[0]

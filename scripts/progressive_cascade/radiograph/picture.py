@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Radiographs in PNG, JPEG, TIFF and what else Pillow reads: grey levels of 8 to 16 bits, upright as EXIF says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Mean difference of the colour channels over the range: a grey picture stored as JPEG in colour stays below 1 %.
+_MOST_COLOUR = 0.02
+# Pillow refuses large pictures itself, with a warning; the size is checked here, from the header.
+_GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_picture(path: Path) -> Radiograph:
+    """Reads a picture; what is known of it is its pixels alone.
+
+    Args:
+        path: the file; its content, not its name, says what it is.
+
+    Returns:
+        The radiograph, display values with bright taken for dense; fully transparent pixels are masked.
+
+    Raises:
+        UserError: if it is no picture, damaged, in colour, or too small or large to be a radiograph.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as image:
+            check_size(path, image.height, image.width)
+            if getattr(image, "n_frames", 1) != 1:
+                raise UserError(f"{path} must hold one picture, got {getattr(image, 'n_frames', 1)}")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            pixels, mask = _grey(upright, path)
+    except UserError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = "no picture" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0][:120]
+        raise UserError(f"{path} must be a radiograph (DICOM, NIfTI, MHA, PNG, JPEG, TIFF), got: {reason}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    check_pixels(path, pixels, mask)
+    return Radiograph(str(path), pixels, mask, "display", sources={"meaning": "assumed"})
+
+
+def _grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Grey levels (rows, cols), and which pixels are not transparent."""
+    if picture.mode == "P":
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    if picture.mode in _GREY_MODES:
+        pixels = np.asarray(picture, dtype=np.float32)
+        return pixels, np.ones(pixels.shape, dtype=bool)
+    if picture.mode not in ("LA", "RGB", "RGBA"):
+        raise UserError(f"{path} must be a grey picture, got mode {picture.mode}")
+    bands = np.asarray(picture, dtype=np.float32)
+    mask = bands[..., -1] > 0 if picture.mode in ("LA", "RGBA") else np.ones(bands.shape[:2], dtype=bool)
+    if picture.mode == "LA":
+        return bands[..., 0], mask
+    colours = bands[..., :3]
+    spread = float(np.mean(colours.max(axis=2) - colours.min(axis=2)))
+    if spread > _MOST_COLOUR * max(float(np.ptp(colours)), 1.0):
+        raise UserError(f"{path} must be a grey picture, got colours that differ by {spread:.0f} levels on average")
+    return colours.mean(axis=2), mask
