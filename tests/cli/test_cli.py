@@ -280,7 +280,8 @@ def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: py
         save_nifti(np.ones((16, 16, 16), np.int16), volume_affine((16, 16, 16), 22.4), tmp_path / name / "a.nii.gz")
     test, training = ({"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": name} for name in "ab")
     save_json({"training": [training], "validation": [], "test": [test]}, tmp_path / "datalist.json")
-    assert main(["evaluate", "--dataset", str(tmp_path), "--no-baselines", "--output", str(tmp_path / "out")]) == 2
+    out = tmp_path.with_name("out")
+    assert main(["evaluate", "--dataset", str(tmp_path), "--no-baselines", "--output", str(out)]) == 2
     assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err
 
 

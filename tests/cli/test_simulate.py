@@ -98,7 +98,7 @@ def test_exposure_is_applied_and_recorded(ct: Path, geometry: Path, ideal: Path,
 def test_plain_run_removes_a_stale_exposure(ct: Path, geometry: Path, tmp_path: Path) -> None:
     """What an earlier run recorded does not stay beside other radiographs."""
     for options in (("--spectrum", "60keV"), ()):
-        assert _simulate(ct, tmp_path / "xrays", "--geometry", geometry, *options) == 0
+        assert _simulate(ct, tmp_path / "xrays", "--geometry", geometry, "--overwrite", *options) == 0
         assert (tmp_path / "xrays" / "exposure.json").exists() == bool(options)
 
 

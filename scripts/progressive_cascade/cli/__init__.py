@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from progressive_cascade.cli.common import HelpFormatter, Parser, describe_error
+from progressive_cascade.cli.common import HelpFormatter, Parser, describe_error, print_what_the_terminal_can
 
 _EPILOG = """\
 from nothing to a CT, in order:
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    print_what_the_terminal_can()
     try:
         options = build_parser().parse_args(arguments)
         options.run(options)

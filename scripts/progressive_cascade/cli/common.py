@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import os
 import platform
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -18,6 +21,9 @@ DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel"
 """The packages whose versions go into reports."""
 DEVICE_HELP = "cpu, cuda, cuda:1, mps (default: cuda where there is one)"
 """Help of `--device`."""
+
+
+_PLAIN = {"³": "^3", "²": "^2", "±": "+-", "×": "x", "µ": "u", "°": " deg", "–": "-", "—": "-", "…": "...", "→": "->"}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -53,6 +59,25 @@ def add_command(commands: Any, name: str, *, run: Callable[[argparse.Namespace],
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Adds `--overwrite`, without which a command replaces no file."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what exists (default: refuse)")
+
+
+def print_what_the_terminal_can() -> None:
+    """Lets stdout and stderr of a terminal without Unicode take any text: `256^3` for 256³, `?` for the unknown."""
+    codecs.register_error("progressive-cascade", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="progressive-cascade")
+
+
+def _plain(error: UnicodeError) -> str:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_PLAIN.get(letter, "?") for letter in error.object[error.start : error.end])
 
 
 def natural(text: str) -> int:

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from progressive_cascade.cli.common import add_command, check_output_folder, fraction, natural
+from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, fraction, natural
 
 
 def add_prepare(commands: Any) -> None:
@@ -58,15 +58,20 @@ def add_prepare(commands: Any) -> None:
     )
     parser.add_argument("--drop-truncated", action="store_true", help="skip CTs whose field of view cuts the body")
     parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
+    add_overwrite(parser)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     """Prepares the archive and prints what became of it."""
     from tqdm import tqdm
 
-    from progressive_cascade.ct.prepare import ManifestRow, Split, prepare_dataset
+    from progressive_cascade.ct.prepare import ManifestRow, Split, dataset_files, prepare_dataset
+    from progressive_cascade.paths import check_files
 
     check_output_folder(options.output)
+    check_files(
+        reads={"INPUT": options.input}, writes={"--output": dataset_files(options.output)}, overwrite=options.overwrite
+    )
     names = {
         key: tuple(value) if (value := getattr(options, key)) else None for key in ("training", "validation", "test")
     }

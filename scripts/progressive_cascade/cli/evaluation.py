@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
+    add_overwrite,
     check_output_folder,
     natural,
     positive,
@@ -20,6 +21,7 @@ from progressive_cascade.cli.common import (
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
+from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
     from progressive_cascade.evaluation.results import EvaluationReport
@@ -84,6 +86,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--save-nifti", action="store_true", help="also write the reconstructions")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+    add_overwrite(parser)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -97,6 +100,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     check_output_folder(options.output)
     items = select_items(options)
+    check_files(
+        reads={"--dataset": options.dataset, "--checkpoint": options.checkpoint},
+        writes={"--output": _result_files(options.output, items, save_nifti=options.save_nifti)},
+        overwrite=options.overwrite,
+    )
     network = load_cascade(options.checkpoint, select_device(options.device))
     beam = ConeBeam.preset(options.preset)
     check_beam(network, beam, f"--preset {options.preset}")
@@ -125,6 +133,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for line in describe_summary(report.summary(), report.protocols):
         print(line)
     print(f"{len(report.cases)} cases: {report.path}")
+
+
+def _result_files(folder: Path, items: list[dict[str, Any]], *, save_nifti: bool) -> list[Path]:
+    names = [f"phantom_{item['seed']}" if "seed" in item else item["case"] for item in items]
+    files = [folder / "evaluation_metrics.json", folder / "evaluation_cases.csv"]
+    files += [folder / f"comparison_{name}.png" for name in names]
+    return files + ([folder / f"{name}.nii.gz" for name in names] if save_nifti else [])
 
 
 def describe_summary(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], protocols: list[str]) -> list[str]:

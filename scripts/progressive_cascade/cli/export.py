@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from progressive_cascade.cli.common import add_command, check_output_folder
+from progressive_cascade.paths import check_files
 
 
 def add_export(commands: Any) -> None:
@@ -54,6 +55,12 @@ def add_export(commands: Any) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """Exports, then names what was written."""
     check_output_folder(options.output)
+    # Whatever exists in the folder is refused by export_bundle itself: nothing is ever replaced.
+    check_files(
+        reads={"--models": options.models, "--published": options.published},
+        writes={"--output": [options.output]},
+        overwrite=True,
+    )
 
     from progressive_cascade.export import Export, export_bundle
 

@@ -12,6 +12,7 @@ from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
+    add_overwrite,
     check_output_file,
     check_output_folder,
     natural,
@@ -19,9 +20,10 @@ from progressive_cascade.cli.common import (
     versions,
 )
 from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs
-from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure, write_xrays
+from progressive_cascade.cli.xrays import EXPOSURE_FILE, folder_files, read_exposure, write_xrays
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from progressive_cascade.networks.uncertainty import UncertaintyHead
     from progressive_cascade.physics import Exposure
 
+_DEMO_FILE = "demo.json"
 _CHECK_SHAPE = (64, 64, 64)
 _CHECK_SPACING_MM = 5.6
 
@@ -94,6 +97,7 @@ def add_demo(commands: Any) -> None:
       xrays/                   pa.nii.gz lateral.nii.gz geometry.json radiographs.png
       reconstruction.nii.gz    the reconstructed CT [HU], with .json and .png
       comparison.png           truth, reconstruction and error
+      demo.json                which patient; by it `demo` knows a folder of its own and renews it
 
     example:
       progressive-cascade demo --output demo
@@ -106,22 +110,26 @@ def add_demo(commands: Any) -> None:
         "--seed", type=natural, default=FIRST_SEEDS["test"], metavar="N", help="which patient (default: a test patient)"
     )
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+    add_overwrite(parser)
 
 
 def run_demo(options: argparse.Namespace) -> None:
     """Phantom, X-rays, reconstruction, score, pictures."""
     from progressive_cascade.evaluation.metrics import evaluate_volume
     from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
-    from progressive_cascade.io import save_nifti
+    from progressive_cascade.io import save_json, save_nifti
     from progressive_cascade.phantom import generate_phantom
     from progressive_cascade.report.figures import comparison_figure
 
     folder = options.output
     check_output_folder(folder)
     beam = ConeBeam()
+    own = (folder / _DEMO_FILE).is_file()
+    check_files(reads={}, writes={"--output": _demo_files(folder, beam)}, overwrite=options.overwrite or own)
     network = load_cascade(device=select_device(options.device))
     print(f"patient {options.seed}: generating the CT")
     phantom = generate_phantom(options.seed)
+    save_json({"demo": "progressive-cascade", "patient": f"phantom {options.seed}"}, folder / _DEMO_FILE)
     save_nifti(phantom.hu, phantom.affine, folder / "truth.nii.gz")
     image = simulate_radiographs(phantom.hu, phantom.affine, beam)
     write_xrays(image, beam, folder / "xrays")
@@ -141,6 +149,11 @@ def run_demo(options: argparse.Namespace) -> None:
     print(line)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
+
+
+def _demo_files(folder: Path, beam: ConeBeam) -> list[Path]:
+    others = [folder / "truth.nii.gz", folder / "comparison.png"]
+    return [*others, *companions(folder / "reconstruction.nii.gz"), *folder_files(beam, folder / "xrays")]
 
 
 def add_reconstruct(commands: Any) -> None:
@@ -176,6 +189,7 @@ def add_reconstruct(commands: Any) -> None:
     parser.add_argument(
         "--portable", action="store_true", help="the same CT voxel for voxel with numba and without; slower on a CPU"
     )
+    add_overwrite(parser)
 
 
 def run_reconstruct(options: argparse.Namespace) -> None:
@@ -185,8 +199,7 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     from progressive_cascade.inference.reconstruct import check_beam, load_cascade, reconstruct
     from progressive_cascade.inference.transforms import LoadRadiographPaird, to_line_integrals
 
-    check_output_file(options.output, NIFTI)
-    _check_uncertainty_file(options)
+    _check_files(options)
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
     read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
     image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
@@ -208,14 +221,28 @@ def run_reconstruct(options: argparse.Namespace) -> None:
         print(options.uncertainty)
 
 
-def _check_uncertainty_file(options: argparse.Namespace) -> None:
-    """Refuses, before any work, a file for sigma that cannot be written or is another file of this command."""
-    if options.uncertainty is None:
-        return
-    check_output_file(options.uncertainty, NIFTI, "--uncertainty")
-    for name in ("output", "pa", "lateral"):
-        if options.uncertainty.resolve() == getattr(options, name).resolve():
-            raise UserError(f"--uncertainty must be another file than --{name}, got {options.uncertainty} for both")
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuses, before any work, files that cannot be written, that exist, or that are inputs."""
+    check_output_file(options.output, NIFTI)
+    if options.uncertainty is not None:
+        check_output_file(options.uncertainty, NIFTI, "--uncertainty")
+    inputs = {f"--{name}": getattr(options, name) for name in ("pa", "lateral", "geometry", "checkpoint")}
+    check_files(
+        reads={**inputs, EXPOSURE_FILE: options.pa.parent / EXPOSURE_FILE},
+        writes={
+            "--output": companions(options.output),
+            "--uncertainty": [] if options.uncertainty is None else [options.uncertainty],
+        },
+        overwrite=options.overwrite,
+    )
+
+
+def companions(output: Path) -> list[Path]:
+    """The files of one reconstruction: CT.nii.gz, CT.json, CT.png."""
+    from progressive_cascade.io import nifti_stem
+
+    stem = nifti_stem(output)
+    return [output, output.with_name(f"{stem}.json"), output.with_name(f"{stem}.png")]
 
 
 def _load_uncertainty(options: argparse.Namespace) -> UncertaintyHead | None:
@@ -273,12 +300,10 @@ def write_reconstruction(
     """
     from progressive_cascade.geometry import VOXEL_SIZE
     from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
-    from progressive_cascade.io import finite, nifti_stem, save_json, save_nifti
+    from progressive_cascade.io import atomic_paths, finite, save_json, save_nifti
     from progressive_cascade.report.figures import volume_figure
 
     weights = checkpoint or default_checkpoint()
-    stem = nifti_stem(output)
-    sidecar, picture = output.with_name(f"{stem}.json"), output.with_name(f"{stem}.png")
     record = {
         "geometry": beam.to_dict(),
         "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
@@ -286,10 +311,12 @@ def write_reconstruction(
         "calibrated": result.calibrated,
         "agreement": result.agreement,
     }
-    save_nifti(result.hu, result.affine, output)
-    save_json(finite(record), sidecar)
-    volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
-    return [output, sidecar, picture]
+    files = companions(output)
+    with atomic_paths(*files) as (volume, sidecar, picture):
+        save_nifti(result.hu, result.affine, volume)
+        save_json(finite(record), sidecar)
+        volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
+    return files
 
 
 def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: UncertaintyHead, output: Path) -> None:

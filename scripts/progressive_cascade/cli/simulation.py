@@ -7,10 +7,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from progressive_cascade.cli.common import add_command, check_output_file, check_output_folder, natural, positive
-from progressive_cascade.cli.xrays import view_files, write_xrays
+from progressive_cascade.cli.common import (
+    add_command,
+    add_overwrite,
+    check_output_file,
+    check_output_folder,
+    natural,
+    positive,
+)
+from progressive_cascade.cli.xrays import folder_files, write_xrays
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry
+from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +63,7 @@ def add_phantom(commands: Any) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="CT", help="CT to write, .nii.gz")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="also write the anatomy's label map, .nii.gz")
     parser.add_argument("--size", type=positive, default=256, metavar="N", help="voxels per axis (default: 256)")
+    add_overwrite(parser)
 
 
 def run_phantom(options: argparse.Namespace) -> None:
@@ -65,8 +74,8 @@ def run_phantom(options: argparse.Namespace) -> None:
     check_output_file(options.output, NIFTI)
     if options.labels is not None:
         check_output_file(options.labels, NIFTI, "--labels")
-        if options.labels.absolute() == options.output.absolute():
-            raise UserError(f"--labels must be another file than --output, got {options.labels}")
+    labels = [] if options.labels is None else [options.labels]
+    check_files(reads={}, writes={"--output": [options.output], "--labels": labels}, overwrite=options.overwrite)
     size = options.size
     if not 8 <= size <= 1024:
         raise UserError(f"--size must be between 8 and 1024 voxels, got {size}")
@@ -120,6 +129,7 @@ def add_simulate(commands: Any) -> None:
         "--keep-isocenter", action="store_true", help="leave the geometry of --geometry where FILE says it stands"
     )
     _add_exposure_options(parser)
+    add_overwrite(parser)
 
 
 def _add_exposure_options(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +169,11 @@ def run_simulate(options: argparse.Namespace) -> None:
     check_output_folder(options.output)
     exposure = _parse_exposure(options)
     beam = _parse_geometry(options)
-    view_files(beam)  # views that cannot be written are refused before the work
+    check_files(
+        reads={"CT": options.ct, "--geometry": options.geometry},
+        writes={"--output": folder_files(beam, options.output)},
+        overwrite=options.overwrite,
+    )
     case = prepare_case(options.ct)
     if not options.keep_isocenter:
         beam = beam.at(case.isocenter)

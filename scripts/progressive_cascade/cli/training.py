@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from progressive_cascade.cli.common import add_command, check_output_folder, positive
+from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, positive
 from progressive_cascade.errors import UserError, did_you_mean
+from progressive_cascade.paths import check_files
 
 STAGES = (1, 2, 3)
 
@@ -35,6 +36,15 @@ class StageRun:
     config_files: tuple[Path, ...]
     overrides: Mapping[str, Any]
 
+    def checkpoint(self, root: Path) -> Path:
+        """The file of the stage's best weights.
+
+        Args:
+            root: the bundle's folder, where checkpoints go unless an override says otherwise.
+        """
+        folder = Path(self.overrides.get("ckpt_dir", root / "models"))
+        return (folder if folder.is_absolute() else root / folder) / f"stage{self.stage}_best.pt"
+
     def command(self, num_processes: int) -> list[str]:
         """The same run as a command line, through torchrun where there are several processes."""
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
@@ -52,7 +62,8 @@ def add_train(commands: Any) -> None:
     A front of `python -m monai.bundle run training --config_file configs/stageN.json`. Each stage starts from the
     earlier stage's best checkpoint and keeps it frozen. Without --dataset the patients are simulated phantoms.
     With more than one GPU each stage runs through torchrun. DIR receives models/stageN_best.pt, logs/stageN
-    and a cache of prepared cases; without --output they go into the bundle's folder.
+    and a cache of prepared cases; without --output they go into the bundle's folder. Weights that exist are replaced
+    with --overwrite alone; `--set resume=True` goes on with an interrupted run.
 
     examples:
       progressive-cascade train --dataset dataset --preset fast --output runs/first
@@ -73,6 +84,7 @@ def add_train(commands: Any) -> None:
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a config value"
     )
     parser.add_argument("--processes", type=positive, metavar="N", help="processes (default: one per GPU)")
+    add_overwrite(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
 
 
@@ -99,6 +111,12 @@ def run_train(options: argparse.Namespace) -> None:
         output=options.output,
         multi_gpu=num_processes > 1,
     )
+    if not options.dry_run:
+        check_files(
+            reads={"--dataset": options.dataset},
+            writes={"--output": [run.checkpoint(root) for run in runs if not run.overrides.get("resume")]},
+            overwrite=options.overwrite,
+        )
     for run in runs:
         if options.dry_run:
             print(shlex.join(run.command(num_processes)))

@@ -38,6 +38,15 @@ def view_files(beam: ConeBeam) -> tuple[str, ...]:
     return tuple(f"{view}.nii.gz" for view in beam.views)
 
 
+def folder_files(beam: ConeBeam, folder: Path) -> list[Path]:
+    """Every file that :func:`write_xrays` writes or removes.
+
+    Raises:
+        UserError: if two views have the same name.
+    """
+    return [folder / name for name in (*view_files(beam), "geometry.json", EXPOSURE_FILE, "radiographs.png")]
+
+
 def read_exposure(path: Path) -> Exposure:
     """Reads the exposure that `simulate` wrote beside its X-rays.
 
@@ -78,20 +87,23 @@ def write_xrays(
     """
     import numpy as np
 
-    from progressive_cascade.io import save_json, save_nifti
+    from progressive_cascade.io import atomic_paths, save_json, save_nifti
 
     stored = image if photometric is None else _display_values(image, photometric)
     dtype = np.float32 if photometric is None else np.int16
-    for view, name in enumerate(view_files(beam)):
-        pixels = np.ascontiguousarray(stored[view].T[..., None], dtype=dtype)
-        save_nifti(pixels, beam.detector_affine(view), folder / name)
-    save_geometry(beam, folder / "geometry.json")
-    if exposure is None:
-        # One that an earlier run left here would tell of other radiographs.
-        (folder / EXPOSURE_FILE).unlink(missing_ok=True)
-    else:
-        save_json(dict(exposure), folder / EXPOSURE_FILE)
-    _draw(image, beam, folder / "radiographs.png")
+    *names, exposure_file, picture = folder_files(beam, folder)
+    # An exposure that an earlier run left here would tell of other radiographs.
+    files, obsolete = (
+        ([*names, picture], [exposure_file]) if exposure is None else ([*names, picture, exposure_file], [])
+    )
+    with atomic_paths(*files, obsolete=obsolete) as temporaries:
+        for view in range(len(beam.views)):
+            pixels = np.ascontiguousarray(stored[view].T[..., None], dtype=dtype)
+            save_nifti(pixels, beam.detector_affine(view), temporaries[view])
+        save_geometry(beam, temporaries[len(beam.views)])
+        _draw(image, beam, temporaries[len(names)])
+        if exposure is not None:
+            save_json(dict(exposure), temporaries[-1])
 
 
 def _display_values(image: np.ndarray, photometric: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from progressive_cascade.ct.placement import TRUNCATED_FRACTION, prepare_case
 from progressive_cascade.ct.series import DicomSeries, find_dicom_series
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, atomic_path, nifti_stem, save_json, save_nifti
+from progressive_cascade.paths import check_files
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,13 @@ def prepare_dataset(
         UserError: where nothing usable is found, or a named patient is missing.
     """
     split = split or Split()
+    check_files(reads={"input": Path(source)}, writes={"output": dataset_files(output)}, overwrite=True)
     sources = find_sources(source, patient_pattern=patient_pattern)
     split.check_names({item.patient for item in sources})
     jobs = [_Job(item, str(output), keep_truncated, center, split.wants(item.patient)) for item in sources]
+    # An interrupted run must not leave an older list beside newer voxels of the same names.
+    for path in dataset_files(output)[:2]:
+        path.unlink(missing_ok=True)
     rows = []
     for row in _run_jobs(jobs, num_workers):
         rows.append(row)
@@ -144,6 +149,11 @@ def prepare_dataset(
         raise UserError(f"{source} must hold at least one usable CT, got none: see {Path(output) / MANIFEST}")
     _write_datalist(rows, Path(output) / DATALIST)
     return rows
+
+
+def dataset_files(output: str | os.PathLike[str]) -> list[Path]:
+    """The files and folders a dataset folder consists of."""
+    return [Path(output) / name for name in (DATALIST, MANIFEST, "ct", "valid")]
 
 
 @dataclass(frozen=True)
