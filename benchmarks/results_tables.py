@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of README and model card from the evaluations in benchmarks/results; nobody writes them by hand.
+"""Writes the tables of README and bundle/docs from the evaluations in benchmarks/results; nobody writes them by hand.
 
     python benchmarks/results_tables.py
     python benchmarks/results_tables.py --check      # writes nothing, exits with 1 where a table is not up to date
@@ -31,7 +31,10 @@ from published.robustness import robustness_table
 from published.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", *(ROOT / "bundle" / "docs" / name for name in ("README.md", "IMPLEMENTATION.md")))
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "bundle" / "docs" / name for name in ("README.md", "RESULTS.md", "EXPERIMENTS.md")),
+)
 EVALUATIONS = ("phantoms", "patients")
 # Every table by the name a marker gives it.
 ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for name, table in TABLES.items()} | {

@@ -22,7 +22,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CONFIGS = BUNDLE / "configs"
 WORKFLOWS = ("stage1", "stage2", "stage3", "train", "evaluate", "inference")
 OVERLAYS = ("multi_gpu", "presets/fast", "presets/low_memory", "presets/max_quality")
-# What may differ between stages 1, 2 and 3, see IMPLEMENTATION.md.
+# What may differ between stages 1, 2 and 3, see training/stages.py.
 STAGE_KEYS = {
     "_desc_",
     "log_dir",

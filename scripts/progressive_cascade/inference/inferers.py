@@ -38,8 +38,8 @@ class CascadeInferer(Inferer):
         consistency_rounds: times that the result of a calibrated pair is pulled further to its radiographs than the
             network does by itself, each time by three conjugate-gradient steps and a return to the range of HU, with λ
             from the radiographs' noise; 0 to leave it. Not while the network trains.
-        portable: project in plain torch, so that a reconstruction is the same voxel for voxel with numba and without; it
-            takes two to three times as long on a CPU, and differs by rounding alone.
+        portable: project in plain torch, so that a reconstruction is the same voxel for voxel with numba and without;
+            it takes two to three times as long on a CPU, and differs by rounding alone.
 
     Raises:
         ValueError: if an argument does not fit.

@@ -5,7 +5,7 @@
     python -m progressive_cascade.training.exchange stage3_best.pt --stage 1 --donor a.pt b.pt --output mean.pt
 
 The last stage is trained behind a first stage that does not remember its CTs, so that what it mends is what a new
-patient needs mended; it runs behind one that has seen them all (bundle/docs/IMPLEMENTATION.md).
+patient needs mended; it runs behind one that has seen them all (bundle/docs/EXPERIMENTS.md).
 """
 
 from __future__ import annotations
