@@ -73,6 +73,7 @@ class SimulateBatch(PrepareBatch):
         self.window = window
         self.energy_kev = energy_kev
         self.random = np.random.default_rng(seed)
+        self._affines: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(
         self,
@@ -102,8 +103,8 @@ class SimulateBatch(PrepareBatch):
             raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
         valid = batchdata.get("valid")
         valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
-        matrices = torch.as_tensor(np.stack([self._jittered_matrices() for _ in hu]), device=hu.device).float()
-        affine = torch.as_tensor(volume_affine((size, size, size), _EXTENT / size), device=hu.device).float()
+        matrices = _send(np.stack([self._jittered_matrices() for _ in hu]), hu.device)
+        affine = self._affine(size, hu.device)
         mu = hu_to_mu(hu, self.energy_kev)
         clean = project(mu, matrices, affine.expand(len(hu), 4, 4), self.beam.detector_shape)
         image = clean if self.photons is None else self._noisy(clean, self.photons)
@@ -117,9 +118,7 @@ class SimulateBatch(PrepareBatch):
             "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
             "image": image,
             "matrices": matrices,
-            "affine": torch.as_tensor(volume_affine((self.grid, self.grid, self.grid), _EXTENT / self.grid)).to(
-                matrices
-            ),
+            "affine": self._affine(self.grid, hu.device),
             "calibrated": calibrated,
             "window": window,
         }
@@ -127,6 +126,12 @@ class SimulateBatch(PrepareBatch):
         if window is not None:
             arguments["window"] = window
         return image, targets, (), arguments
+
+    def _affine(self, size: int, device: torch.device) -> Tensor:
+        """Voxel index of a cube's grid to RAS mm, float32 (4, 4); sent to a device once."""
+        if (size, device) not in self._affines:
+            self._affines[size, device] = _send(volume_affine((size, size, size), _EXTENT / size), device)
+        return self._affines[size, device]
 
     def _jittered_matrices(self) -> np.ndarray:
         if self.distance_jitter == 0 and self.shift_jitter == 0:
@@ -143,11 +148,11 @@ class SimulateBatch(PrepareBatch):
         return log_counts(counts, photons)
 
     def _decalibrate(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        lost = torch.as_tensor(self.random.random(len(image)) < self.uncalibrated, device=image.device)
-        scale = torch.as_tensor(self.random.uniform(0.8, 1.2, len(image)), device=image.device).to(image)
-        offset = torch.as_tensor(self.random.uniform(-0.3, 0.3, len(image)), device=image.device).to(image)
-        changed = image * scale[:, None, None, None] + offset[:, None, None, None]
-        return torch.where(lost[:, None, None, None], changed, image), (~lost).to(image)
+        lost = self.random.random(len(image)) < self.uncalibrated
+        scale = np.where(lost, self.random.uniform(0.8, 1.2, len(image)), 1.0)
+        offset = np.where(lost, self.random.uniform(-0.3, 0.3, len(image)), 0.0)
+        scale, offset, kept = _send(np.stack([scale, offset, ~lost]), image.device)
+        return image * scale[:, None, None, None] + offset[:, None, None, None], kept
 
     def _random_window(self) -> list[int] | None:
         if self.window is None or self.window == self.grid:
@@ -167,7 +172,16 @@ class StageObjective(nn.Module):
     def __init__(self, loss: CascadeLoss) -> None:
         super().__init__()
         self.loss = loss
-        self.terms: dict[str, float] = {}
+        self._values: dict[str, Tensor] = {}
+        self._terms: dict[str, float] = {}
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The last batch's terms by name; a GPU is waited for when they are asked for, once for all."""
+        if self._values:
+            self._terms = dict(zip(self._values, torch.stack(list(self._values.values())).cpu().tolist(), strict=True))
+            self._values = {}
+        return self._terms
 
     def forward(self, prediction: Tensor, targets: Mapping[str, Any]) -> Tensor:
         """Loss of a whole prediction; where a window was refined, voxel terms look at that window alone.
@@ -190,7 +204,7 @@ class StageObjective(nn.Module):
         terms = self.loss(
             prediction[where], targets["label"][where], valid=targets["valid"][where], reprojection=reprojection
         )
-        self.terms = {name: float(value.detach()) for name, value in terms.items()}
+        self._values = {name: value.detach() for name, value in terms.items()}
         return terms["loss"]
 
 
@@ -270,6 +284,12 @@ def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Evaluator output to the arguments of :class:`MaskedPSNR`."""
     targets = output["label"]
     return output["pred"].detach(), torch.cat((targets["label"], targets["valid"]), dim=1)
+
+
+def _send(values: np.ndarray, device: torch.device) -> Tensor:
+    """Numbers as float32 on a device, without waiting for what a GPU is at."""
+    host = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
 
 
 def _window_slices(window: Sequence[int] | None) -> tuple[slice, slice, slice]:
