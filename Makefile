@@ -13,12 +13,16 @@ DATASET ?=
 # Hours of measurement, each with a target of its own below.
 LONG := $(addprefix benchmarks/,cascade.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
 
-.PHONY: help demo test lint bench ablation results tables robustness uncertainty clean
+# Folders of laws that need neither weights nor a bundle: what one types while working.
+QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
+
+.PHONY: help demo quick test lint bench ablation results tables robustness uncertainty clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        an unseen phantom patient: two X-rays, a CT reconstructed from them, pictures, in ./$(OUTPUT)"
 	@echo "make test        ruff, pyright and pytest"
+	@echo "make quick       the laws that need no weights, in about a minute"
 	@echo "make lint        ruff and pyright alone"
 	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
 	@echo "make ablation    what each part of the cascade earns (an hour, resumable)"
@@ -33,6 +37,9 @@ demo: .venv/.installed
 
 test: lint
 	$(TEST_THREADS) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+quick: .venv/.installed-test
+	$(TEST_THREADS) $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile $(QUICK)
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
