@@ -7,7 +7,9 @@ No compiler is needed where this runs: numba brings its own.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,8 +23,10 @@ from progressive_cascade.projector.plan import PixelLine, SlicePlan
 
 # Shares differ in load, and threads start late on a busy machine: whoever is free takes the next one.
 _SHARES_PER_THREAD = 3
-# Two million steps take about two milliseconds, a thread a few tenths to start.
+# Two million steps take about two milliseconds, a waiting thread a few hundredths to wake.
 _STEPS_WORTH_A_THREAD = 2_000_000
+# Each share places the pixels anew: at 64³ six shares of a transpose cost 1.6 times the time of one, two 1.2 times.
+_STEPS_WORTH_MORE_SHARES = 20_000_000
 # A pixel of bicubic interpolation and its homography.
 _CUBIC_STEPS = 20
 
@@ -131,22 +135,24 @@ def _share(work: Callable[[int, int], Any], count: int, steps: int) -> None:
         steps: of the innermost loops altogether; a thread does not start for a few of them.
     """
     threads = min(torch.get_num_threads(), count) if steps > _STEPS_WORTH_A_THREAD else 1
-    bounds = np.linspace(0, count, (_SHARES_PER_THREAD * threads if threads > 1 else 1) + 1).astype(int).tolist()
-    shares = iter(list(itertools.pairwise(bounds)))
+    number = threads * (_SHARES_PER_THREAD if threads > 1 and steps > _STEPS_WORTH_MORE_SHARES else 1)
+    shares = iter(list(itertools.pairwise([count * i // number for i in range(number + 1)])))
 
     def drain() -> None:
         for low, high in shares:
             work(low, high)
 
-    if threads == 1:
-        drain()
-        return
-    # A pool of its own per call is safe in a process that forks later. The caller works, too.
-    with ThreadPoolExecutor(threads - 1) as pool:
-        helpers = [pool.submit(drain) for _ in range(threads - 1)]
-        drain()
-        for helper in helpers:
+    helpers = [_pool(os.getpid(), threads - 1).submit(drain) for _ in range(threads - 1)]
+    drain()  # the caller works, too; a helper that has not begun by the time everything is done is not waited for
+    for helper in helpers:
+        if not helper.cancel():
             helper.result()
+
+
+@functools.cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for the next call; a forked process, in which they do not live on, starts its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"projector-{process}")
 
 
 def _steps(plan: SlicePlan) -> int:

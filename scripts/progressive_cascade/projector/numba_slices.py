@@ -52,8 +52,8 @@ def sum_slices(volume, slow, fast, distance_driven, out, low, high):
     line = np.zeros(size + 3, volume.dtype)
     pixels = np.zeros(count, volume.dtype)
     for k in range(slices):
-        _place(slow[0][k], slow[1][k] + slow[0][k] * low, rows, distance_driven, slow_index, slow_fraction)
-        _place(fast[0][k], fast[1][k], size, distance_driven, fast_index, fast_fraction)
+        _place(slow[0][k], slow[1][k], low, rows, distance_driven, slow_index, slow_fraction)
+        _place(fast[0][k], fast[1][k], 0, size, distance_driven, fast_index, fast_fraction)
         left, right = _lit(fast_index, size)
         index = fast_index[left:right]
         fraction = fast_fraction[left:right]
@@ -106,8 +106,8 @@ def spread_slices(volume, slow, fast, distance_driven, values, low, high):
     line = np.zeros(size, volume.dtype)
     reading = np.zeros(size, volume.dtype)
     for k in range(slices):
-        _place(slow[0][k], slow[1][k], rows, distance_driven, slow_index, slow_fraction)
-        _place(fast[0][k], fast[1][k], size, distance_driven, fast_index, fast_fraction)
+        _place(slow[0][k], slow[1][k], 0, rows, distance_driven, slow_index, slow_fraction)
+        _place(fast[0][k], fast[1][k], 0, size, distance_driven, fast_index, fast_fraction)
         left, right = _lit(fast_index, size)
         smeared[:] = 0
         for i in range(len(values)):
@@ -142,11 +142,11 @@ def spread_slices(volume, slow, fast, distance_driven, values, low, high):
 
 
 @jit_kernel
-def _place(scale, offset, size, distance_driven, index, fraction):
-    """Index and fraction of every pixel on a slice."""
+def _place(scale, offset, first, size, distance_driven, index, fraction):
+    """Index and fraction of the pixels from ``first`` on, on a slice; the same whatever ``first`` is."""
     footprint = abs(scale)
     for i in range(len(index)):
-        at = scale * i + offset
+        at = scale * (first + i) + offset
         if distance_driven:
             # The footprint, at most one voxel wide, covers the voxel that holds its lower end and perhaps the next.
             low = at - 0.5 * footprint

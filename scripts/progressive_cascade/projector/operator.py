@@ -18,7 +18,7 @@ from torch import Tensor
 from progressive_cascade.projector import torch_rays as ray_kernels
 from progressive_cascade.projector import torch_slices as slice_kernels
 from progressive_cascade.projector.backends import BACKENDS, choose_kernels
-from progressive_cascade.projector.plan import SlicePlan, plan_view
+from progressive_cascade.projector.plan import SlicePlan, recall_plan
 from progressive_cascade.projector.posed import project_posed
 
 WEIGHTS = ("joseph", "distance")
@@ -153,8 +153,8 @@ class _Operator:
     def _plan(
         self, matrix: np.ndarray, affine: np.ndarray, reach: float | None, method: str
     ) -> SlicePlan | ray_kernels.Rays:
+        plan = recall_plan(matrix.tobytes(), affine.tobytes(), self.shape, self.detector_shape, reach, method)
         common = {"shape": self.shape, "detector_shape": self.detector_shape, "source_to_detector": reach}
-        plan = plan_view(matrix, affine, method=method, **common)
         return plan or ray_kernels.trace(torch.from_numpy(matrix), torch.from_numpy(affine), **common)
 
     def project(self, mu: Tensor) -> Tensor:

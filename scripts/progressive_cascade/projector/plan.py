@@ -13,6 +13,7 @@ carries over as it is.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,41 @@ def plan_view(
     if plan is None and method == "separable":
         raise ValueError("method must be 'ray' or 'auto' for a source beside the volume or such steep rays")
     return plan
+
+
+@functools.lru_cache(maxsize=256)
+def recall_plan(
+    matrix: bytes,
+    affine: bytes,
+    shape: tuple[int, int, int],
+    detector_shape: tuple[int, int],
+    source_to_detector: float | None,
+    method: str,
+) -> SlicePlan | None:
+    """:func:`plan_view` of a geometry that may have been met before, as in every step of a solver.
+
+    Args:
+        matrix: (3, 4) float64, as bytes.
+        affine: (4, 4) float64, as bytes.
+        shape: voxels (x, y, z).
+        detector_shape: (rows, cols).
+        source_to_detector: as for :func:`plan_view`.
+        method: as for :func:`plan_view`.
+
+    Returns:
+        The plan, which nobody may change, or None for ray by ray.
+
+    Raises:
+        ValueError: see :func:`plan_view`.
+    """
+    return plan_view(
+        np.frombuffer(matrix).reshape(3, 4),
+        np.frombuffer(affine).reshape(4, 4),
+        shape=shape,
+        detector_shape=detector_shape,
+        source_to_detector=source_to_detector,
+        method=method,
+    )
 
 
 def check_pose(
