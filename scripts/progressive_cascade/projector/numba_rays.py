@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ray-driven inner loops, compiled for the CPU by numba; see :mod:`.kernels` for who writes where."""
+"""The ray-driven inner loops, compiled for the CPU by numba; see :mod:`.numba_slices` for who writes where."""
 
 from __future__ import annotations
 
