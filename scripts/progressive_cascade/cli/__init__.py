@@ -27,7 +27,7 @@ CT is in HU, lengths in mm, radiographs are line integrals of mu (no unit). Ever
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     from progressive_cascade import __version__
-    from progressive_cascade.cli import dataset, evaluation, export, reconstruction, simulation, training
+    from progressive_cascade.cli import dataset, evaluation, export, reconstruction, report, simulation, training
 
     parser = Parser(
         prog="progressive-cascade",
@@ -42,6 +42,7 @@ def build_parser() -> Parser:
     simulation.add_phantom(commands)
     simulation.add_simulate(commands)
     reconstruction.add_reconstruct(commands)
+    report.add_report(commands)
     dataset.add_prepare(commands)
     training.add_train(commands)
     evaluation.add_evaluate(commands)

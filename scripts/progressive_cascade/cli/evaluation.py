@@ -18,6 +18,7 @@ from progressive_cascade.cli.common import (
     select_device,
     versions,
 )
+from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
@@ -46,6 +47,7 @@ def add_evaluate(commands: Any) -> None:
                                  protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
                                  cascade: mean training CT, back-projection, least squares
       evaluation_cases.csv       the same scores, a row for each case and method
+      CASE.html                  reconstruction and truth side by side, to scroll through in a browser
       comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
       CASE.nii.gz                with --save-nifti: the reconstruction [HU]
 
@@ -194,6 +196,7 @@ def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, repor
     import torch
 
     from progressive_cascade.inference.reconstruct import reconstruct
+    from progressive_cascade.report import write_page
 
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     beam = beam.at((float(center[0]), float(center[1]), float(center[2])))
@@ -204,4 +207,8 @@ def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, repor
             f"case {case.name} must lie on the cascade's grid {result.hu.shape}, got {case.hu.shape}: prepare it"
         )
     given = torch.from_numpy(image)[None]
-    report.score_case(case, {"cascade": result.hu}, image=given)
+    scores = report.score_case(case, {"cascade": result.hu}, image=given)["cascade"]
+    picture = report.output_dir / f"comparison_{case.name}.png"
+    record = {**report.description, "agreement": result.agreement, "calibrated": True}
+    page = build_case(result, beam, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)
+    write_page(page, report.output_dir / f"{case.name}.html")

@@ -19,6 +19,7 @@ from progressive_cascade.cli.common import (
     select_device,
     versions,
 )
+from progressive_cascade.cli.report import build_case, page_path
 from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs
 from progressive_cascade.cli.xrays import EXPOSURE_FILE, folder_files, read_exposure, write_xrays
 from progressive_cascade.errors import UserError
@@ -97,6 +98,7 @@ def add_demo(commands: Any) -> None:
       xrays/                   pa.nii.gz lateral.nii.gz geometry.json radiographs.png
       reconstruction.nii.gz    the reconstructed CT [HU], with .json and .png
       comparison.png           truth, reconstruction and error
+      reconstruction.html      all of it on one page, to scroll through in a browser
       demo.json                which patient; by it `demo` knows a folder of its own and renews it
 
     example:
@@ -117,9 +119,9 @@ def run_demo(options: argparse.Namespace) -> None:
     """Phantom, X-rays, reconstruction, score, pictures."""
     from progressive_cascade.evaluation.metrics import evaluate_volume
     from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
-    from progressive_cascade.io import save_json, save_nifti
+    from progressive_cascade.io import read_json, save_json, save_nifti
     from progressive_cascade.phantom import generate_phantom
-    from progressive_cascade.report.figures import comparison_figure
+    from progressive_cascade.report import comparison_figure, write_page
 
     folder = options.output
     check_output_folder(folder)
@@ -146,6 +148,16 @@ def run_demo(options: argparse.Namespace) -> None:
         path=folder / "comparison.png",
         title=f"phantom {options.seed}   {line}",
     )
+    case = build_case(
+        result,
+        beam,
+        name=f"phantom {options.seed}",
+        record=read_json(folder / "reconstruction.json"),
+        picture=folder / "comparison.png",
+        truth=phantom.hu,
+        scores=scores,
+    )
+    write_page(case, folder / "reconstruction.html")
     print(line)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
@@ -165,7 +177,8 @@ def add_reconstruct(commands: Any) -> None:
     taken with must be that of the checkpoint; its isocenter says where in the patient's world [mm] the CT belongs.
     Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) two files are written: CT.json (geometry, versions, the
     checkpoint's hash, agreement with the X-rays) and CT.png. With --uncertainty SIGMA.nii.gz the standard deviation of
-    the CT's error is written as well, voxel by voxel in whole HU.
+    the CT's error is written as well, voxel by voxel in whole HU. CT.html shows the result in a browser, without a
+    network; CT.radiographs.nii.gz keeps the line integrals, so that `report` can make the page again.
 
     example:
       progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
@@ -185,6 +198,9 @@ def add_reconstruct(commands: Any) -> None:
     parser.add_argument(
         "--uncertainty", type=Path, metavar="SIGMA", help="also write each voxel's standard deviation [HU], .nii.gz"
     )
+    pages = parser.add_mutually_exclusive_group()
+    pages.add_argument("--report", type=Path, metavar="FILE", help="page to write, .html (default: beside CT)")
+    pages.add_argument("--no-report", action="store_true", help="write no page")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
     parser.add_argument(
         "--portable", action="store_true", help="the same CT voxel for voxel with numba and without; slower on a CPU"
@@ -198,8 +214,11 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     from progressive_cascade.inference.inferers import CascadeInferer
     from progressive_cascade.inference.reconstruct import check_beam, load_cascade, reconstruct
     from progressive_cascade.inference.transforms import LoadRadiographPaird, to_line_integrals
+    from progressive_cascade.io import nifti_stem, read_json
+    from progressive_cascade.report import write_page
 
-    _check_files(options)
+    page = page_path(options)
+    _check_files(options, page)
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
     read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
     image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
@@ -219,9 +238,15 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     if head is not None:
         write_uncertainty(result, beam, head=head, output=options.uncertainty)
         print(options.uncertainty)
+    if page is not None:
+        stem = nifti_stem(options.output)
+        record = read_json(options.output.with_name(f"{stem}.json"))
+        picture = options.output.with_name(f"{stem}.png")
+        write_page(build_case(result, beam, name=stem, record=record, picture=picture), page)
+        print(page)
 
 
-def _check_files(options: argparse.Namespace) -> None:
+def _check_files(options: argparse.Namespace, page: Path | None) -> None:
     """Refuses, before any work, files that cannot be written, that exist, or that are inputs."""
     check_output_file(options.output, NIFTI)
     if options.uncertainty is not None:
@@ -232,17 +257,20 @@ def _check_files(options: argparse.Namespace) -> None:
         writes={
             "--output": companions(options.output),
             "--uncertainty": [] if options.uncertainty is None else [options.uncertainty],
+            "--report": [] if page is None else [page],
         },
         overwrite=options.overwrite,
     )
 
 
 def companions(output: Path) -> list[Path]:
-    """The files of one reconstruction: CT.nii.gz, CT.json, CT.png."""
+    """The files of one reconstruction: CT.nii.gz, CT.json, CT.png, CT.radiographs.nii.gz."""
     from progressive_cascade.io import nifti_stem
+    from progressive_cascade.report.finished import RADIOGRAPHS_SUFFIX
 
     stem = nifti_stem(output)
-    return [output, output.with_name(f"{stem}.json"), output.with_name(f"{stem}.png")]
+    endings = (".json", ".png", RADIOGRAPHS_SUFFIX)
+    return [output, *(output.with_name(f"{stem}{ending}") for ending in endings)]
 
 
 def _load_uncertainty(options: argparse.Namespace) -> UncertaintyHead | None:
@@ -287,7 +315,7 @@ def _at_one_energy(image: np.ndarray, exposure: Exposure) -> np.ndarray:
 def write_reconstruction(
     result: Reconstruction, beam: ConeBeam, *, output: Path, checkpoint: Path | None = None
 ) -> list[Path]:
-    """Writes CT.nii.gz, CT.json and CT.png.
+    """Writes CT.nii.gz, CT.json, CT.png and CT.radiographs.nii.gz.
 
     Args:
         result: the reconstruction.
@@ -296,12 +324,13 @@ def write_reconstruction(
         checkpoint: the weights' file, None for the shipped one.
 
     Returns:
-        The three paths.
+        The paths.
     """
     from progressive_cascade.geometry import VOXEL_SIZE
     from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
     from progressive_cascade.io import atomic_paths, finite, save_json, save_nifti
-    from progressive_cascade.report.figures import volume_figure
+    from progressive_cascade.report import volume_figure
+    from progressive_cascade.report.finished import save_radiographs
 
     weights = checkpoint or default_checkpoint()
     record = {
@@ -312,10 +341,11 @@ def write_reconstruction(
         "agreement": result.agreement,
     }
     files = companions(output)
-    with atomic_paths(*files) as (volume, sidecar, picture):
+    with atomic_paths(*files) as (volume, sidecar, picture, radiographs):
         save_nifti(result.hu, result.affine, volume)
         save_json(finite(record), sidecar)
         volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
+        save_radiographs(result.image, radiographs)
     return files
 
 

@@ -128,7 +128,13 @@ def _write_code(folder: Path) -> None:
     """A copy of the package under its own name, so that the configs' dotted names hold."""
     for file in files_in(_PACKAGE):
         # An installed wheel carries the bundle inside the package.
-        if file.parts[0] == "bundle" or "__pycache__" in file.parts or file.name.startswith("."):
+        # The report page's viewer is 2 MB of JavaScript that no workflow of a bundle needs.
+        if (
+            file.parts[0] == "bundle"
+            or "assets" in file.parts
+            or "__pycache__" in file.parts
+            or file.name.startswith(".")
+        ):
             continue
         _write(folder / _PACKAGE.name / file, (_PACKAGE / file).read_bytes())
 

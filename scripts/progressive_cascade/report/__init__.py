@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of radiographs, volumes and geometries."""
+"""Pictures of radiographs, volumes and geometries, and pages that show a case."""
 
 from __future__ import annotations
 
@@ -12,16 +12,23 @@ from progressive_cascade.report.figures import (
     radiographs_figure,
     volume_figure,
 )
+from progressive_cascade.report.finished import read_case
+from progressive_cascade.report.index import index_page
+from progressive_cascade.report.page import ReportCase, write_page
 
 __all__ = [
     "Curve",
     "Diagram",
+    "ReportCase",
     "central_planes",
     "comparison_figure",
     "curves_figure",
     "draw_diagram",
     "film_values",
     "hero_figure",
+    "index_page",
     "radiographs_figure",
+    "read_case",
     "volume_figure",
+    "write_page",
 ]

@@ -159,10 +159,7 @@ def draw_radiograph(axes: Axes, image: np.ndarray, view: int, *, like: np.ndarra
     Returns:
         The drawn image.
     """
-    film = film_values(image)
-    reference = film if like is None else film_values(like)
-    white = max(float(np.quantile(reference, 0.995)), 1e-3)
-    tone = (film / white).clip(0, 1) ** _FILM_GAMMA
+    tone = film_tone(image, like=like)
     drawn = axes.imshow(tone, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
     _undress(axes, _VIEW_SIDES[view])
     return drawn
@@ -174,6 +171,22 @@ def draw_difference(axes: Axes, difference: np.ndarray, view: int) -> AxesImage:
     drawn = axes.imshow(difference, cmap=diverging_colors(), vmin=-limit, vmax=limit, interpolation="bilinear")
     _undress(axes, _VIEW_SIDES[view])
     return drawn
+
+
+def film_tone(image: np.ndarray, *, like: np.ndarray | None = None) -> np.ndarray:
+    """Line integrals as the brightness of a chest film: bone bright, air black, local contrast raised.
+
+    Args:
+        image: line integrals (rows, cols).
+        like: line integrals whose brightness scale to take; default: the image's own.
+
+    Returns:
+        Brightness in [0, 1], same shape.
+    """
+    film = film_values(image)
+    reference = film if like is None else film_values(like)
+    white = max(float(np.quantile(reference, 0.995)), 1e-3)
+    return (film / white).clip(0, 1) ** _FILM_GAMMA
 
 
 def film_values(image: np.ndarray) -> np.ndarray:
