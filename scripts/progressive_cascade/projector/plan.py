@@ -102,7 +102,7 @@ def plan_view(
     q = check_pose(matrix, affine, shape, detector_shape)
     if method == "ray":
         return None
-    plan = None if _is_cut(q, shape, source_to_detector) else _plan_slices(q, affine, shape, detector_shape)
+    plan = None if is_cut(q, shape, source_to_detector) else _plan_slices(q, affine, shape, detector_shape)
     if plan is None and method == "separable":
         raise ValueError("method must be 'ray' or 'auto' for a source beside the volume or such steep rays")
     return plan
@@ -188,7 +188,7 @@ def _corners(ranges: Sequence[tuple[float, float]]) -> np.ndarray:
     return np.array([(*corner, 1.0) for corner in itertools.product(*ranges)])
 
 
-def _is_cut(q: np.ndarray, shape: Sequence[int], source_to_detector: float | None) -> bool:
+def is_cut(q: np.ndarray, shape: Sequence[int], source_to_detector: float | None) -> bool:
     """Whether the detector stands in the volume, which ends rays inside it."""
     if source_to_detector is None:
         return False
