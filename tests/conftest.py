@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+# Triton decides when its kernels are defined whether they are compiled or interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from progressive_cascade import ConeBeam, precision
 from progressive_cascade.networks import ProgressiveCascade

@@ -37,7 +37,8 @@ def line_integrals(
         affine: voxel index to RAS mm, (4, 4), or (b, 4, 4) for one per volume; oblique, anisotropic, flipped: any.
         weights: ``joseph`` (linear interpolation) or ``distance`` (distance-driven: the pixel's footprint).
         method: ``auto``; ``separable``: by slices, refused where that cannot be done; ``ray``: ray by ray.
-        backend: ``auto``; ``numba``: compiled, on the CPU; ``torch``: matrix products, on any device.
+        backend: ``auto``; ``numba``: compiled, on the CPU; ``triton``: compiled, on CUDA, ray by ray whatever the view,
+            Joseph's weights alone; ``torch``: matrix products, on any device.
 
     Returns:
         Line integrals (b, view, rows, cols), without unit, float32 (float64 for float64 input).

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The linear operator A from a volume of mu to line integrals on each view's detector, and its exact transpose.
 
-Every view of every volume is planned on the host (:mod:`.plan`): by slices where the detector is parallel to a face of
+On CUDA fused kernels do a whole batch of geometries at once (:mod:`.triton_backend`). Elsewhere
+every view of every volume is planned on the host (:mod:`.plan`): by slices where the detector is parallel to a face of
 the volume, by slices and a homography where it is oblique, ray by ray where neither holds or where the pose itself
 needs a gradient. A is linear, so nothing is kept for the backward pass, which is Aᵀ; the derivative of Aᵀ is A again.
 """
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from progressive_cascade.errors import UserError
 from progressive_cascade.projector import torch_rays as ray_kernels
 from progressive_cascade.projector import torch_slices as slice_kernels
-from progressive_cascade.projector.backends import BACKENDS, choose_kernels
+from progressive_cascade.projector.backends import BACKENDS, choose_fused, choose_kernels
 from progressive_cascade.projector.plan import SlicePlan, recall_plan
 from progressive_cascade.projector.posed import project_posed
 
@@ -47,19 +49,21 @@ def project(
         source_to_detector: (b,), where rays end [mm]; None: every detector stands behind the volume.
         weights: ``joseph`` or ``distance`` (distance-driven; by slices only, a view by rays stays Joseph's).
         method: ``auto``, ``separable`` (by slices) or ``ray``.
-        backend: ``auto``, ``numba`` (CPU) or ``torch``.
+        backend: ``auto``, ``numba`` (CPU), ``torch``, or ``triton`` (CUDA; Joseph's weights, ray by ray).
 
     Returns:
         Line integrals (b, view, rows, cols), float32 (float64 for float64 input), also under autocast.
 
     Raises:
-        ValueError: if an argument is impossible (see :func:`.plan.plan_view`).
+        ValueError: if an argument is impossible (see :func:`.plan.plan_view`; a pose that lies on a device is read by
+            ``triton`` without a look at it, and gives NaN where it is impossible), or memory does not suffice.
     """
     shape = (int(mu.shape[2]), int(mu.shape[3]), int(mu.shape[4]))
     _check_options(weights, method, backend)
     if torch.is_grad_enabled() and (matrices.requires_grad or affines.requires_grad):
         return project_posed(mu, matrices, affines, detector_shape, source_to_detector, backend)
-    operator = _Operator(matrices, affines, shape, detector_shape, source_to_detector, (weights, method, backend))
+    options = (weights, method, backend)
+    operator = _operator(mu, matrices, affines, (shape, detector_shape), source_to_detector, options)
     return _Linear.apply(mu, operator, False)
 
 
@@ -95,8 +99,25 @@ def transpose_project(
     _check_options(weights, method, backend)
     sizes = (int(shape[0]), int(shape[1]), int(shape[2]))
     detector_shape = (int(projections.shape[2]), int(projections.shape[3]))
-    operator = _Operator(matrices, affines, sizes, detector_shape, source_to_detector, (weights, method, backend))
+    options = (weights, method, backend)
+    operator = _operator(projections, matrices, affines, (sizes, detector_shape), source_to_detector, options)
     return _Linear.apply(projections, operator, True)
+
+
+def _operator(
+    values: Tensor,
+    matrices: Tensor,
+    affines: Tensor,
+    shapes: tuple[tuple[int, int, int], tuple[int, int]],
+    source_to_detector: Sequence[float] | None,
+    options: tuple[str, str, str],
+) -> Any:
+    """A and Aᵀ by the kernels that suit the values: fused over the batch, or planned view by view."""
+    weights, method, backend = options
+    fused = choose_fused(values.device, values.dtype, weights=weights, method=method, backend=backend)
+    if fused is not None:
+        return fused.FusedOperator(matrices, affines, *shapes, source_to_detector)
+    return _Operator(matrices, affines, *shapes, source_to_detector, options)
 
 
 def _check_options(weights: str, method: str, backend: str) -> None:
@@ -115,11 +136,18 @@ class _Linear(torch.autograd.Function):
     """A or Aᵀ; the backward of one is the other, so that derivatives of any order exist and none keeps a volume."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, operator: _Operator, transpose: bool) -> Tensor:
+    def forward(ctx: Any, values: Tensor, operator: Any, transpose: bool) -> Tensor:
         ctx.operator, ctx.transpose, ctx.dtype = operator, transpose, values.dtype
-        exact = values.to(torch.float64 if values.dtype == torch.float64 else torch.float32)
-        with torch.autocast(values.device.type, enabled=False):
-            return operator.backproject(exact) if transpose else operator.project(exact)
+        try:
+            exact = values.to(torch.float64 if values.dtype == torch.float64 else torch.float32)
+            with torch.autocast(values.device.type, enabled=False):
+                return operator.backproject(exact) if transpose else operator.project(exact)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"volume and detector must fit into the memory of {values.device}, got a batch of {len(values)} "
+                f"volumes of {operator.shape} voxels and detectors of {operator.detector_shape} pixels; take a smaller "
+                "batch, a smaller window or fewer pixels"
+            ) from error
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -65,7 +65,8 @@ def trace(
     row, col = (torch.arange(count, dtype=q.dtype) for count in detector_shape)
     pixels = torch.stack(torch.meshgrid(col, row, indexing="ij"), dim=-1).reshape(-1, 2)
     direction = pixels @ inverse[:, :2].T + inverse[:, 2]
-    axis = direction.detach().abs().argmax(dim=1)
+    # Of two axes that a ray runs along equally the first is the main one, whatever the rounding.
+    axis = (direction.detach().abs() * torch.tensor([1.0, 1.0 - 1e-9, 1.0 - 2e-9], dtype=q.dtype)).argmax(dim=1)
     # The two other axes in ascending order, as the slices are stored.
     others = torch.tensor([[1, 2], [0, 2], [0, 1]])[axis]
     along = direction.gather(1, axis.unsqueeze(1))

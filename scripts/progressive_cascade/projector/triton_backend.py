@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportCallIssue=false, reportReturnType=false
 """The operator by the fused kernels: geometry stays on the device, a batch of poses takes one launch, Aᵀ takes two."""
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class FusedOperator:
         batch, views, rows, cols = projections.shape
         like = {"dtype": projections.dtype, "device": projections.device}
         weighed = torch.empty((batch, views, 3, rows, cols), **like)
-        table = torch.empty((batch, views, kernels.TABLE_WIDTH), dtype=torch.float64, device=projections.device)
+        table = torch.empty((batch, views, kernels.TABLE_WIDTH.value), dtype=torch.float64, device=projections.device)
         ends = torch.empty(
             (batch, views, 2, rows, cols) if reaches is not None else 1, dtype=torch.int32, device=projections.device
         )
@@ -149,6 +150,17 @@ class FusedOperator:
 def runs_on(device: torch.device) -> bool:
     """Whether kernels can run on a device: CUDA, or the host by Triton's interpreter."""
     return bool(knobs.runtime.interpret) or device.type == "cuda"
+
+
+def try_out(device: torch.device) -> None:
+    """Compile and run both directions on a few voxels; raises what the compiler raises.
+
+    Args:
+        device: a CUDA device.
+    """
+    matrix = torch.tensor([[4.0, 0, 0, 0], [0, 4.0, 0, 0], [0, 0, 1.0, 8.0]], device=device).reshape(1, 1, 3, 4)
+    operator = FusedOperator(matrix, torch.eye(4, device=device)[None], (2, 2, 2), (2, 2), None)
+    operator.backproject(operator.project(torch.ones(1, 1, 2, 2, 2, device=device)))
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager:

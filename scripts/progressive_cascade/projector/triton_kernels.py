@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# pyright: reportGeneralTypeIssues=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 """The fused kernels: Joseph's method ray by ray, for every pose, view and sample of a batch in one launch.
 
 Geometry is read from the 3x4 matrices and affines where they lie and worked out in float64: once per ray and once per
