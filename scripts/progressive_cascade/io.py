@@ -139,12 +139,16 @@ def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | os.PathLike[st
         raise UserError(f"output file {path} must be writable, got: {_reason(error)}") from error
 
 
-def read_nifti(path: str | os.PathLike[str], *, num_dimensions: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def read_nifti(
+    path: str | os.PathLike[str], *, num_dimensions: int = 3, allow_nan: bool = False, need_affine: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads a NIfTI image and its affine, or says in one line what is wrong with the file.
 
     Args:
         path: the file.
         num_dimensions: expected dimensions; further axes of length 1 are dropped.
+        allow_nan: take NaN (not infinity) as it is.
+        need_affine: refuse a file whose header says neither by qform nor by sform where the patient is.
 
     Returns:
         The array (int16 where the file holds integers of that range, else float32) and the float64 4x4 affine
@@ -164,7 +168,9 @@ def read_nifti(path: str | os.PathLike[str], *, num_dimensions: int = 3) -> tupl
         affine = np.asarray(image.affine, dtype=np.float64)  # type: ignore[attr-defined]
     except _UNREADABLE as error:
         raise UserError(f"{path} must be a readable NIfTI image, got: {_reason(error)}") from error
-    check_array(array, path)
+    if need_affine and not _has_affine(image.header):
+        raise UserError(f"{path} must say by qform or sform where the patient is and which side is which, got neither")
+    check_array(array, path, allow_nan=allow_nan)
     stored_shape = array.shape
     while array.ndim > num_dimensions and array.shape[-1] == 1:
         array = array[..., 0]
@@ -249,7 +255,12 @@ def smallest_array(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def check_array(array: np.ndarray, name: str | Path) -> None:
+def _has_affine(header: Any) -> bool:
+    """Whether a header has a place for the voxels; formats beside NIfTI have no codes to say that they do not."""
+    return "qform_code" not in header or bool(header["qform_code"]) or bool(header["sform_code"])
+
+
+def check_array(array: np.ndarray, name: str | Path, *, allow_nan: bool = False) -> None:
     """Refuses an array that is empty or holds anything but finite real numbers.
 
     Raises:
@@ -259,6 +270,8 @@ def check_array(array: np.ndarray, name: str | Path) -> None:
         raise UserError(f"{name} must hold one real number per voxel, got {array.dtype}")
     if array.size == 0:
         raise UserError(f"{name} must hold voxels, got shape {array.shape}")
+    if allow_nan and array.dtype.kind == "f" and not np.isinf(array).any() and not np.isnan(array).all():
+        return
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         num_bad = int(array.size - np.isfinite(array).sum())
         raise UserError(f"{name} must hold finite numbers, got NaN or infinity in {num_bad} voxels")

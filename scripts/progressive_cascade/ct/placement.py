@@ -6,8 +6,9 @@ The cube stays in the patient's world: its affine places it over the source CT i
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -50,6 +51,9 @@ class PreparedCase:
         z_extent_mm: scanned length of the source CT [mm].
         repeated_mm: length of the cube that repeats the end slices [mm].
         truncated: fraction of the body's contour that lies on the edge of the field of view.
+        fingerprint: SHA-256 of the source's voxels in RAS order, whole HU: the same for every copy of a CT, whatever
+            its format, name, storage order or place in the world.
+        notes: what was mended on reading.
     """
 
     hu: np.ndarray
@@ -60,6 +64,8 @@ class PreparedCase:
     z_extent_mm: float
     repeated_mm: float
     truncated: float
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def isocenter(self) -> tuple[float, float, float]:
@@ -83,11 +89,25 @@ def prepare_case(
         UserError: where it is damaged or is not a CT of a body in HU; the message names the file.
     """
     hu, affine = read_dicom_series(source) if isinstance(source, DicomSeries) else read_ct(source)
+    hu, notes = undefined_to_air(hu)
     try:
-        return place_ct(hu, affine, remove_table=remove_table, center=center)
+        return replace(place_ct(hu, affine, remove_table=remove_table, center=center), notes=notes)
     except UserError as error:
         name = f"DICOM series {source.uid}" if isinstance(source, DicomSeries) else source
         raise UserError(f"{name}: {error}") from error
+
+
+def undefined_to_air(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Gives voxels without a number, which some programs store outside the field of view, the CT number of air.
+
+    Returns:
+        The array and, where there were any, a note of how many.
+    """
+    undefined = np.isnan(hu) if hu.dtype.kind == "f" else np.zeros((), dtype=bool)
+    if not undefined.any():
+        return hu, ()
+    note = f"{int(undefined.sum())} voxels ({undefined.mean():.1%}) were NaN and are taken for air"
+    return np.where(undefined, np.float32(AIR_HU), hu), (note,)
 
 
 def place_ct(
@@ -124,6 +144,7 @@ def place_ct(
     _check_ct(hu, affine)
     field = find_field_of_view(hu)
     hu = np.where(field[:, :, None], hu, AIR_HU).clip(MIN_HU, MAX_HU).astype(np.float32)
+    fingerprint = _fingerprint(hu)
     source_spacing = np.linalg.norm(affine[:3, :3], axis=0)
     source_shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     z_extent = float(hu.shape[2] * source_spacing[2])
@@ -147,7 +168,13 @@ def place_ct(
         z_extent_mm=z_extent,
         repeated_mm=max(0.0, shape[2] * spacing - z_extent),
         truncated=body.truncated_fraction(),
+        fingerprint=fingerprint,
     )
+
+
+def _fingerprint(hu: np.ndarray) -> str:
+    whole = np.ascontiguousarray(np.rint(hu), dtype=np.int16)
+    return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
 
 
 def _to_ras(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

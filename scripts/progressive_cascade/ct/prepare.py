@@ -19,9 +19,9 @@ from pathlib import Path
 
 from progressive_cascade.ct.datalist import DATALIST, MANIFEST, SECTIONS
 from progressive_cascade.ct.placement import TRUNCATED_FRACTION, prepare_case
-from progressive_cascade.ct.series import DicomSeries, find_dicom_series
+from progressive_cascade.ct.series import DicomSeries, ct_stem, find_dicom_series, is_ct_file
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import NIFTI_SUFFIXES, atomic_path, nifti_stem, save_json, save_nifti
+from progressive_cascade.io import atomic_path, save_json, save_nifti
 from progressive_cascade.paths import check_files
 
 
@@ -95,6 +95,8 @@ class ManifestRow:
     z_extent_mm: str = ""
     repeated_mm: str = ""
     truncated: str = ""
+    note: str = ""
+    voxels_sha256: str = ""
 
 
 def prepare_dataset(
@@ -141,6 +143,11 @@ def prepare_dataset(
         rows.append(row)
         if progress is not None:
             progress(row)
+    rows = _one_patient_each(rows, sources, split)
+    for row in rows:
+        if row.note and row.status == "skipped":
+            for name in ("ct", "valid"):
+                (Path(output) / name / f"{row.case}.nii.gz").unlink(missing_ok=True)
     kept = {row.patient for row in rows if row.status != "skipped"}
     sections = split.assign(kept)
     rows = [replace(row, split=_section_of(row, sections)) for row in rows]
@@ -188,13 +195,18 @@ def find_sources(source: str | os.PathLike[str], *, patient_pattern: str | None 
         raise FileNotFoundError(f"input must be an existing file or folder, got {root}")
     if root.is_file():
         return [_nifti_source(root, Path(root.name), patient_pattern, by_folder=False)]
-    paths = sorted(path for path in root.rglob("*") if path.name.endswith(NIFTI_SUFFIXES) and path.is_file())
-    repeats = len({nifti_stem(path) for path in paths}) < len(paths)
+    paths = sorted(path for path in root.rglob("*") if is_ct_file(path) and not _is_hidden(path.relative_to(root)))
+    repeats = len({ct_stem(path) for path in paths}) < len(paths)
     sources = [_nifti_source(path, path.relative_to(root), patient_pattern, by_folder=repeats) for path in paths]
     sources += [_dicom_source(series) for series in _dicom_series(root, required=not sources)]
     if not sources:
-        raise UserError(f"{root} must hold NIfTI files or DICOM series, got neither")
+        raise UserError(f"{root} must hold CT files (NIfTI, MHA, NRRD) or DICOM series, got neither")
     return _with_unique_names(sources)
+
+
+def _is_hidden(below: Path) -> bool:
+    """Whether a file, or a folder it lies in, is hidden: what systems leave behind (`._ct.nii`) is no case."""
+    return any(part.startswith(".") for part in below.parts)
 
 
 def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
@@ -213,7 +225,7 @@ def _safe_name(name: str) -> str:
 
 
 def _nifti_source(path: Path, below: Path, pattern: str | None, *, by_folder: bool) -> Source:
-    stem = nifti_stem(path)
+    stem = ct_stem(path)
     nested = by_folder and len(below.parts) > 1
     case = _safe_name("_".join([*below.parts[:-1], stem]) if nested else stem)
     patient = "_".join(below.parts[:-1]) if nested else stem
@@ -274,11 +286,13 @@ def _prepare_one(job: _Job) -> ManifestRow:
         return replace(row, reason=str(error).removeprefix(f"{item.location}: "))
     row = replace(
         row,
+        note="; ".join(item.series.notes if item.series is not None else case.notes),
         spacing=" ".join(f"{value:.4g}" for value in case.source_spacing),
         shape=" ".join(str(value) for value in case.source_shape),
         z_extent_mm=f"{case.z_extent_mm:.1f}",
         repeated_mm=f"{case.repeated_mm:.1f}",
         truncated=f"{case.truncated:.3f}",
+        voxels_sha256=case.fingerprint,
     )
     cut = case.truncated > TRUNCATED_FRACTION
     reason = f"{case.truncated:.0%} of the body's contour lies on the edge of the field of view" if cut else ""
@@ -287,6 +301,49 @@ def _prepare_one(job: _Job) -> ManifestRow:
     save_nifti(case.hu, case.affine, Path(job.output) / "ct" / f"{item.case}.nii.gz")
     save_nifti(case.valid, case.affine, Path(job.output) / "valid" / f"{item.case}.nii.gz")
     return replace(row, status="truncated" if cut else "prepared", reason=reason)
+
+
+def _one_patient_each(rows: Sequence[ManifestRow], sources: Sequence[Source], split: Split) -> list[ManifestRow]:
+    """Gives one name to patients who share a series or voxels, and leaves out every copy of a CT but the first.
+
+    Raises:
+        UserError: where a split that was named by hand puts one person into two sections.
+    """
+    names = {row.patient: row.patient for row in rows}
+    first: dict[str, ManifestRow] = {}
+    done = []
+    for row, source in zip(rows, sources, strict=True):
+        if row.status == "skipped":
+            done.append(row)
+            continue
+        keys = [row.voxels_sha256, *([source.series.uid] if source.series is not None else [])]
+        for twin in (first[key] for key in keys if key in first):
+            one, other = names[twin.patient], names[row.patient]
+            names = {name: one if now == other else now for name, now in names.items()}
+        copy = first.get(row.voxels_sha256)
+        for key in keys:
+            first.setdefault(key, row)
+        if copy is not None:
+            said = f"the same voxels as {copy.case}, which stands for both"
+            row = replace(row, status="skipped", reason=said, note=f"one patient with {copy.patient}")
+        done.append(row)
+    chosen = {name: _chosen_name([other for other in names if names[other] == name], name, split) for name in names}
+    return [_renamed(row, chosen[names[row.patient]]) for row in done]
+
+
+def _chosen_name(members: Sequence[str], name: str, split: Split) -> str:
+    """The name of one person who goes by several: one that the split names, else the first."""
+    named = {other: part for part in SECTIONS for other in getattr(split, part) or () if other in members}
+    if len(set(named.values())) > 1:
+        places = ", ".join(f"{other} in {part}" for other, part in named.items())
+        raise UserError(f"split must keep a patient together, but these share a CT: {places}")
+    return next(iter(named), name)
+
+
+def _renamed(row: ManifestRow, patient: str) -> ManifestRow:
+    if row.patient == patient or row.status == "skipped":
+        return row
+    return replace(row, patient=patient, note=f"one patient with {patient}: they share a CT")
 
 
 def _section_of(row: ManifestRow, sections: dict[str, str]) -> str:
