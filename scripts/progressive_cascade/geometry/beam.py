@@ -100,7 +100,7 @@ class ConeBeam:
         """One of the named geometries (:data:`PRESETS`).
 
         Args:
-            name: ``chest_stand``, ``x2ct``, ``xmed`` or ``c_arm``.
+            name: ``chest_stand``, ``bedside_ap``, ``x2ct``, ``xmed`` or ``c_arm``.
 
         Returns:
             The geometry.
@@ -223,6 +223,8 @@ class ConeBeam:
 PRESETS: dict[str, ConeBeam] = {
     # A wall stand at 1.8 m; 430 mm detector = the 358.4 mm cube magnified 1.2 times.
     "chest_stand": ConeBeam(),
+    # A mobile unit at the bedside: 1 m, the cassette under the patient.
+    "bedside_ap": ConeBeam(800.0, 1000.0, (512, 512), (0.84, 0.84), ("ap", "left_lateral")),
     # X2CT-GAN (Ying et al. 2019, arXiv 1905.06902), CTs of 320 mm.
     "x2ct": ConeBeam(541.0, 949.0, (320, 320), (1.5625, 1.5625)),
     # The sparse-view papers of xmed-lab (DIF-Net, C2RV, DIF-Gaussian).

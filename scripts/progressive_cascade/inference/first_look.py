@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well the first stage alone explains its radiographs: before any data consistency, wrong inputs show."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from progressive_cascade.consistency import agreement, shrink_radiographs
+from progressive_cascade.geometry import ConeBeam, volume_affine
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.networks.stages import EXTENT
+from progressive_cascade.projector import line_integrals
+
+
+def first_agreement(
+    network: ProgressiveCascade,
+    image: np.ndarray,
+    beam: ConeBeam,
+    *,
+    calibrated: bool = True,
+    weights: np.ndarray | None = None,
+) -> dict[str, float]:
+    """PSNR per view of the first stage's re-projection, at two pixels per voxel.
+
+    Uncalibrated radiographs are compared after the best factor and offset of each view.
+
+    Args:
+        network: a cascade of any stage.
+        image: line integrals (view, rows, cols).
+        beam: their geometry.
+        calibrated: whether they are true ones.
+        weights: of the pixels (view, rows, cols).
+
+    Returns:
+        PSNR by view [dB].
+    """
+    device = network.projection_matrices.device
+    given = torch.as_tensor(image, dtype=torch.float32, device=device)[None]
+    seen = (
+        torch.ones_like(given)
+        if weights is None
+        else torch.as_tensor(weights, dtype=torch.float32, device=device)[None]
+    )
+    matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)[None]
+    flag = torch.tensor([float(calibrated)], device=device)
+    stage, grid = network.stages[0], network.image_size // 8
+    with torch.inference_mode():
+        levels, tokens = given, given
+        if network.xray is not None:
+            features = network.xray(given)
+            levels, tokens = features.coarse, features.tokens
+        volume = torch.full([1, 1, grid, grid, grid], network.start_value, device=device)
+        context = stage.context(volume, levels, tokens, given, matrices, flag, seen)  # pyright: ignore[reportCallIssue]
+        mu = stage.consistency.to_mu(stage(volume, [0, 0, 0], context))  # pyright: ignore
+        small, _ = shrink_radiographs(given, matrices, 2 * grid, seen)
+        covered = F.interpolate(seen, small.shape[2:], mode="area") > 0.5
+        pixels = tuple(pitch * network.image_size / small.shape[3] for pitch in beam.pixel_spacing)
+        coarse = ConeBeam(
+            **{**beam.at((0.0, 0.0, 0.0)).__dict__, "detector_shape": tuple(small.shape[2:]), "pixel_spacing": pixels}
+        )
+        affine = volume_affine((grid, grid, grid), EXTENT / grid)
+        explained = line_integrals(mu, coarse, affine=affine)[0].cpu().numpy()
+    measured, mask = small[0].cpu().numpy(), covered[0].cpu().numpy()
+    if not calibrated:
+        explained = np.stack([_fitted(*views) for views in zip(explained, measured, mask, strict=True)])
+    scores = agreement(explained, measured, beam.views, mask.astype(np.float32))
+    return {view: scores[view]["psnr_db"] for view in beam.views}
+
+
+def _fitted(explained: np.ndarray, measured: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The view with the factor and offset that bring it nearest to the measured one."""
+    if not mask.any():
+        return explained
+    factor, offset = np.polyfit(explained[mask].astype(np.float64), measured[mask].astype(np.float64), 1)
+    return (factor * explained + offset).astype(np.float32)

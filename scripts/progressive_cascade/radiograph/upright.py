@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A radiograph turned to how its view is read: as its tags say, as the picture shows, or as this project stores it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.assumptions import COST_OF_ORIENTATION
+from progressive_cascade.radiograph.onto import fill, find_border, turn
+from progressive_cascade.radiograph.orientation import Seen, look_at
+from progressive_cascade.radiograph.record import Radiograph
+
+_AS_READ = {"pa": ("L", "F"), "ap": ("L", "F"), "left_lateral": ("P", "F"), "right_lateral": ("A", "F")}
+_FRONTAL_VIEWS, _LATERAL_VIEWS = ("pa", "ap"), ("left_lateral", "right_lateral")
+# Below the first a picture is not turned, below the second it contradicts no tag, below the third it decides no kind.
+_TURN, _CONTRADICT, _KIND = 0.8, 0.97, 0.97
+
+
+@dataclass(frozen=True)
+class Upright:
+    """A radiograph as it is read.
+
+    Attributes:
+        radiograph: with pixels, mask, spacing and offset turned.
+        view: of the geometry.
+        transposed: whether rows and columns changed places.
+        facts: what was known of it as it was stored.
+        notes: what was done.
+        warnings: where tags and picture contradict each other.
+        assumptions: where neither tells.
+    """
+
+    radiograph: Radiograph
+    view: str
+    transposed: bool
+    facts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+
+
+def kind_of(radiograph: Radiograph) -> str | None:
+    """Frontal or lateral: by its view, else the plane its directions span, else the picture; None where unsure."""
+    if radiograph.view in _FRONTAL_VIEWS or radiograph.view in _LATERAL_VIEWS:
+        return "frontal" if radiograph.view in _FRONTAL_VIEWS else "lateral"
+    if radiograph.directions is not None:
+        return "lateral" if set(radiograph.directions) & set("AP") else "frontal"
+    seen = _look(radiograph)
+    return seen.kind if seen is not None and seen.probability > _KIND else None
+
+
+def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None) -> Upright:
+    """Turns a radiograph to how its view is read.
+
+    Args:
+        radiograph: as it is stored.
+        kind: what it is to be, frontal or lateral.
+        trust: "tags" or "picture" decides where they contradict each other; None: the tags, with a warning.
+
+    Raises:
+        UserError: if its directions do not lie in the plane of its view.
+    """
+    usual = "pa" if kind == "frontal" else "left_lateral"
+    view = radiograph.view if radiograph.view in _AS_READ else usual
+    facts = {"file": radiograph.path, **radiograph.facts()}
+    if radiograph.directions is None:
+        return _by_picture(radiograph, view, kind, facts)
+    if (view in _LATERAL_VIEWS) != bool(set(radiograph.directions) & set("AP")):
+        shown = "\\".join(radiograph.directions)
+        raise UserError(f"{radiograph.path} must have an orientation that fits the view {view}, got {shown}")
+    turned, transposed = _turned(radiograph, _AS_READ[view])
+    seen = _look(turned, mirrored=view == "right_lateral")
+    if seen is None or seen.as_read or seen.probability < _CONTRADICT or seen.kind != kind:
+        return Upright(turned, view, transposed, facts)
+    found = _describe(seen)
+    source = radiograph.sources.get("directions", "tag")
+    contradiction = (
+        f"{radiograph.path}: the {source} says {chr(92).join(radiograph.directions)}, the picture looks {found}"
+    )
+    if trust == "picture":
+        again, more = _apply(turned, seen)
+        return Upright(again, view, transposed != more, facts, [f"{contradiction}; the picture was trusted"])
+    warnings = [] if trust == "tags" else [f"{contradiction}; give --trust-picture or --trust-tags"]
+    return Upright(turned, view, transposed, facts, [], warnings)
+
+
+def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, Any]) -> Upright:
+    seen = _look(radiograph, mirrored=view == "right_lateral")
+    if seen is None or seen.probability < _TURN or seen.kind != kind:
+        assumption = f"{radiograph.path} lies as a {view.replace('_', ' ')} is read: else {COST_OF_ORIENTATION}"
+        return Upright(radiograph, view, False, facts, assumptions=[assumption])
+    if seen.as_read:
+        return Upright(radiograph, view, False, facts)
+    turned, transposed = _apply(radiograph, seen)
+    return Upright(turned, view, transposed, facts, [f"{radiograph.path} looks {_describe(seen)} and was put right"])
+
+
+def _look(radiograph: Radiograph, *, mirrored: bool = False) -> Seen | None:
+    """What the picture shows, without its collimation; a right lateral is looked at in a mirror."""
+    dense = -radiograph.pixels if radiograph.meaning == "detector_signal" else radiograph.pixels
+    step = max(1, max(dense.shape) // 512)
+    small, mask = dense[::step, ::step], radiograph.mask[::step, ::step]
+    if radiograph.meaning == "detector_signal":
+        small = -np.log(np.maximum(-small, max(float(-small.min()) * 1e-4, 1e-9)))
+    if radiograph.meaning != "line_integral":
+        mask = mask & find_border(small)
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+    picture = fill(small[box], mask[box])
+    return look_at(picture[:, ::-1] if mirrored else picture)
+
+
+def _turned(radiograph: Radiograph, target: tuple[str, str]) -> tuple[Radiograph, bool]:
+    directions = radiograph.directions or target
+    pixels, transposed, signs = turn(radiograph.pixels, directions, target)
+    mask, _, _ = turn(radiograph.mask, directions, target)
+    offset = radiograph.offset[::-1] if transposed else radiograph.offset
+    changed = replace(
+        radiograph,
+        pixels=pixels,
+        mask=mask,
+        spacing=_swapped(radiograph.spacing, transposed),
+        offset=(offset[0] * signs[0], offset[1] * signs[1]),
+    )
+    return changed, transposed
+
+
+def _apply(radiograph: Radiograph, seen: Seen) -> tuple[Radiograph, bool]:
+    """The copy that looked as it is read; inverted line integrals have lost their scale."""
+    transposed = bool(seen.quarter_turns % 2)
+    pixels, mask = (np.rot90(array, seen.quarter_turns) for array in (radiograph.pixels, radiograph.mask))
+    if seen.mirrored:
+        pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+    meaning = "display" if seen.inverted else radiograph.meaning
+    changed = replace(
+        radiograph,
+        pixels=-pixels if seen.inverted and radiograph.meaning != "detector_signal" else pixels,
+        mask=mask,
+        meaning=meaning,
+        spacing=_swapped(radiograph.spacing, transposed),
+    )
+    return changed, transposed
+
+
+def _swapped(spacing: tuple[float, float] | None, transposed: bool) -> tuple[float, float] | None:
+    return (spacing[1], spacing[0]) if spacing is not None and transposed else spacing
+
+
+def _describe(seen: Seen) -> str:
+    words = [f"turned by {90 * seen.quarter_turns} degrees"] if seen.quarter_turns else []
+    words += ["mirrored"] if seen.mirrored else []
+    words += ["inverted"] if seen.inverted else []
+    return ", ".join(words)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of folders: pairs by name, by folder, by table and by tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.folder import find_pairs
+from tests.support.radiographs import save_dx
+
+
+def _touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"nothing")
+
+
+def test_pairs_are_found_by_name_and_by_folder(tmp_path: Path):
+    """ID_pa and ID_lat belong together, so do pa and lateral of one folder; other files are none."""
+    _touch(tmp_path / "a_pa.png", tmp_path / "a_lat.jpg", tmp_path / "b-AP.nii.gz", tmp_path / "notes.txt")
+    _touch(tmp_path / "c" / "pa.nii.gz", tmp_path / "c" / "lateral.nii.gz", tmp_path / "spa.png")
+    found = {pair.case: (pair.frontal, pair.lateral) for pair in find_pairs(tmp_path)}
+    assert found == {
+        "a": (tmp_path / "a_pa.png", tmp_path / "a_lat.jpg"),
+        "b": (tmp_path / "b-AP.nii.gz", None),
+        "c": (tmp_path / "c" / "pa.nii.gz", tmp_path / "c" / "lateral.nii.gz"),
+    }
+
+
+def test_pairs_are_found_by_tags(tmp_path: Path):
+    """DICOM files of one study, whatever their names."""
+    pixels = np.zeros((64, 64))
+    save_dx(pixels, tmp_path / "1.dcm", StudyInstanceUID="1.2.3")
+    save_dx(pixels, tmp_path / "2.dcm", StudyInstanceUID="1.2.3", ViewPosition="LL")
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.case, pair.frontal, pair.lateral) == ("study_1.2.3", tmp_path / "1.dcm", tmp_path / "2.dcm")
+
+
+def test_pairs_are_found_by_table(tmp_path: Path):
+    """A table's rows alone; a name that leaves the folder is refused."""
+    table = tmp_path / "pairs.csv"
+    table.write_text("case,pa,lateral\none,x.png,y.png\n")
+    (pair,) = find_pairs(tmp_path, table)
+    assert (pair.case, pair.frontal, pair.lateral) == ("one", tmp_path / "x.png", tmp_path / "y.png")
+    table.write_text("case,pa,lateral\n../one,x.png,y.png\n")
+    with pytest.raises(UserError, match="name every case"):
+        find_pairs(tmp_path, table)
+
+
+def test_two_files_of_one_view_are_refused(tmp_path: Path):
+    """Which of two is meant is not guessed."""
+    _touch(tmp_path / "a_pa.png", tmp_path / "a_pa.jpg")
+    with pytest.raises(UserError, match="both be the frontal of a"):
+        find_pairs(tmp_path)
