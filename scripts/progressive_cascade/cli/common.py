@@ -21,6 +21,8 @@ DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel"
 """The packages whose versions go into reports."""
 DEVICE_HELP = "cpu, cuda, cuda:1, mps (default: cuda where there is one)"
 """Help of `--device`."""
+DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS = 0, 1000
+"""As in :mod:`progressive_cascade.inference.refine`, which needs torch."""
 
 
 _PLAIN = {"³": "^3", "²": "^2", "±": "+-", "×": "x", "µ": "u", "°": " deg", "–": "-", "—": "-", "…": "...", "→": "->"}
@@ -103,6 +105,23 @@ def fraction(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below 1, got {text!r}")
     return value
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    """Adds `--refine` to a command that reconstructs."""
+    parser.add_argument(
+        "--refine",
+        type=_refine_steps,
+        default=DEFAULT_REFINE_STEPS,
+        metavar="STEPS",
+        help="steps in which stage 1 is refined on the X-rays themselves, 0 (off) to 1000 (default: %(default)s; 8 are a good start)",
+    )
+
+
+def _refine_steps(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_REFINE_STEPS:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 (off) to {MAX_REFINE_STEPS}, got {text!r}")
+    return int(text)
 
 
 def check_output_file(path: Path, suffixes: tuple[str, ...], name: str = "--output") -> None:

@@ -12,6 +12,7 @@ from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
     add_overwrite,
+    add_refine,
     check_output_folder,
     natural,
     positive,
@@ -45,7 +46,7 @@ def add_evaluate(commands: Any) -> None:
 
       evaluation_metrics.json    per case and summary with 95 % intervals over patients; each score is named after its
                                  protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
-                                 cascade: mean training CT, back-projection, least squares
+                                 cascade, refined and not: mean training CT, back-projection, least squares
       evaluation_cases.csv       the same scores, a row for each case and method
       CASE.html                  reconstruction and truth side by side, to scroll through in a browser
       comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
@@ -85,6 +86,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--no-baselines", action="store_false", dest="baselines", help="score the cascade alone: several times faster"
     )
+    add_refine(parser)
     parser.add_argument("--save-nifti", action="store_true", help="also write the reconstructions")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
@@ -126,11 +128,12 @@ def run_evaluate(options: argparse.Namespace) -> None:
             "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
             "section": options.section,
             "geometry": beam.to_dict(),
+            "refine_steps": options.refine,
             "versions": versions(),
         },
     )
     for item in tqdm(items, desc="evaluate", unit=" case", delay=0.5):
-        evaluate_case(load_case(item), network, beam, report)
+        evaluate_case(load_case(item), network, beam, report, refine=options.refine)
     report.write()
     for line in describe_summary(report.summary(), report.protocols):
         print(line)
@@ -186,8 +189,10 @@ def select_items(options: argparse.Namespace) -> list[dict[str, Any]]:
     return items[: options.num_samples]
 
 
-def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, report: EvaluationReport) -> None:
-    """Simulates, reconstructs, scores and draws one case.
+def evaluate_case(
+    case: Case, network: ProgressiveCascade, beam: ConeBeam, report: EvaluationReport, *, refine: int = 0
+) -> None:
+    """Simulates, reconstructs, scores and draws one case: as `refined`, where it is, and as `cascade` without.
 
     Raises:
         UserError: where the CT is not on the cascade's grid.
@@ -201,13 +206,16 @@ def evaluate_case(case: Case, network: ProgressiveCascade, beam: ConeBeam, repor
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     beam = beam.at((float(center[0]), float(center[1]), float(center[2])))
     image = simulate_radiographs(case.hu, case.affine, beam)
-    result = reconstruct(image, beam, network=network)
+    result = reconstruct(image, beam, network=network, refine=0)
     if result.hu.shape != case.hu.shape or not np.allclose(result.affine, case.affine, atol=1e-3):
         raise UserError(
             f"case {case.name} must lie on the cascade's grid {result.hu.shape}, got {case.hu.shape}: prepare it"
         )
     given = torch.from_numpy(image)[None]
-    scores = report.score_case(case, {"cascade": result.hu}, image=given)["cascade"]
+    methods = {"cascade": result.hu}
+    if refine:
+        methods = {"refined": reconstruct(image, beam, network=network, refine=refine).hu, **methods}
+    scores = report.score_case(case, methods, image=given)["cascade"]
     picture = report.output_dir / f"comparison_{case.name}.png"
     record = {**report.description, "agreement": result.agreement, "calibrated": True}
     page = build_case(result, beam, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)

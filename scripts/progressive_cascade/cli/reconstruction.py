@@ -13,6 +13,7 @@ from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
     add_overwrite,
+    add_refine,
     check_output_file,
     check_output_folder,
     natural,
@@ -180,9 +181,15 @@ def add_reconstruct(commands: Any) -> None:
     the CT's error is written as well, voxel by voxel in whole HU. CT.html shows the result in a browser, without a
     network; CT.radiographs.nii.gz keeps the line integrals, so that `report` can make the page again.
 
-    example:
+    With --refine STEPS the first stage is refined on these very X-rays; along with it a gain and an offset of each
+    X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the residual
+    before and after, and in patches that were held back: agreement after refining says little.
+
+    examples:
       progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
           --geometry xrays/geometry.json --output ct.nii.gz
+      progressive-cascade reconstruct --pa pa.nii.gz --lateral lateral.nii.gz --output ct.nii.gz \\
+          --intensities scaled --refine 30
     """
     parser = add_command(commands, "reconstruct", run=run_reconstruct, text=text)
     parser.add_argument("--pa", type=Path, required=True, metavar="PA", help="posteroanterior X-ray, NIfTI")
@@ -206,6 +213,16 @@ def add_reconstruct(commands: Any) -> None:
         "--portable", action="store_true", help="the same CT voxel for voxel with numba and without; slower on a CPU"
     )
     add_overwrite(parser)
+    add_refine(parser)
+    parser.add_argument(
+        "--intensities",
+        choices=("calibrated", "scaled", "display"),
+        help="what pixel values are: line integrals; those but for gain and offset; no more than ordered (default: "
+        "line integrals where they can be, else display)",
+    )
+    parser.add_argument(
+        "--find-pose", action="store_true", help="while refining, also look for shifts up to 5 mm and turns up to 2°"
+    )
 
 
 def run_reconstruct(options: argparse.Namespace) -> None:
@@ -213,25 +230,31 @@ def run_reconstruct(options: argparse.Namespace) -> None:
     from progressive_cascade.geometry import load_geometry
     from progressive_cascade.inference.inferers import CascadeInferer
     from progressive_cascade.inference.reconstruct import check_beam, load_cascade, reconstruct
-    from progressive_cascade.inference.transforms import LoadRadiographPaird, to_line_integrals
+    from progressive_cascade.inference.refine import RefineSettings
+    from progressive_cascade.inference.transforms import LoadRadiographPaird
     from progressive_cascade.io import nifti_stem, read_json
     from progressive_cascade.report import write_page
 
     page = page_path(options)
     _check_files(options, page)
+    settings = RefineSettings(steps=options.refine, pose=options.find_pose)
     beam = load_geometry(options.geometry) if options.geometry else ConeBeam()
     read_pair = LoadRadiographPaird(detector_shape=beam.detector_shape)
-    image, calibrated = to_line_integrals(read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy())
-    if calibrated:
-        image = _at_one_energy(image, _choose_exposure(options))
+    image = read_pair({"pa": options.pa, "lateral": options.lateral})["image"].numpy()
+    image, intensities = _read_intensities(image, options)
     head = _load_uncertainty(options)
     network = load_cascade(options.checkpoint, select_device(options.device))
     check_beam(network, beam, str(options.geometry or "the default geometry"))
-    if not calibrated:
-        print("note: the X-rays are no line integrals; their contrast was normalised, data consistency is left out")
+    if intensities != "calibrated":
+        print(f"note: the X-rays are no line integrals but {intensities}; {_calibration_note(settings.steps)}")
     start = time.perf_counter()
     inferer = CascadeInferer(amp=True, progress=True, portable=options.portable)
-    result = reconstruct(image, beam, network=network, inferer=inferer, calibrated=calibrated)
+    calibrated = intensities == "calibrated"
+    known = "display" if calibrated else intensities
+    result = reconstruct(
+        image, beam, network=network, inferer=inferer, calibrated=calibrated, intensities=known, refine=settings
+    )
+    _print_refinement(result)
     print(f"reconstructed in {time.perf_counter() - start:.1f} s")
     for path in write_reconstruction(result, beam, output=options.output, checkpoint=options.checkpoint):
         print(path)
@@ -271,6 +294,35 @@ def companions(output: Path) -> list[Path]:
     stem = nifti_stem(output)
     endings = (".json", ".png", RADIOGRAPHS_SUFFIX)
     return [output, *(output.with_name(f"{stem}{ending}") for ending in endings)]
+
+
+def _read_intensities(image: np.ndarray, options: argparse.Namespace) -> tuple[np.ndarray, str]:
+    """The X-rays on the scale of line integrals, and what is known of them."""
+    from progressive_cascade.inference.transforms import to_line_integrals
+
+    given = options.intensities
+    image, possible = to_line_integrals(image, display=given == "display")
+    if given in ("calibrated", "scaled") and not possible:
+        raise UserError(f"--intensities {given} wants values that can be line integrals, 0 to 30; try display")
+    known = given or ("calibrated" if possible else "display")
+    return (_at_one_energy(image, _choose_exposure(options)) if known == "calibrated" else image), known
+
+
+def _calibration_note(steps: int) -> str:
+    return "they are calibrated while refining" if steps else "data consistency is left out"
+
+
+def _print_refinement(result: Reconstruction) -> None:
+    """One line on what refining did, and each warning."""
+    report = result.refinement
+    if report is None:
+        return
+    print(
+        f"refined in {report.steps} steps, {report.kept} kept: residual {report.residual_before:.3f} -> "
+        f"{report.residual_after:.3f}, held back {report.held_out_before:.3f} -> {report.held_out_after:.3f}"
+    )
+    for line in report.warnings:
+        print(f"warning: {line}")
 
 
 def _load_uncertainty(options: argparse.Namespace) -> UncertaintyHead | None:
@@ -339,6 +391,7 @@ def write_reconstruction(
         "versions": versions(),
         "calibrated": result.calibrated,
         "agreement": result.agreement,
+        "refinement": None if result.refinement is None else result.refinement.to_dict(),
     }
     files = companions(output)
     with atomic_paths(*files) as (volume, sidecar, picture, radiographs):

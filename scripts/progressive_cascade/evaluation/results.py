@@ -49,6 +49,7 @@ class EvaluationReport:
         mean: mean training volume (256, 256, 256) [HU] to score, or None.
         description: what to keep beside the numbers: checkpoint, hash, dataset.
         stem: how the names of the two files of numbers begin.
+        method: what a batch's predictions are called; without refinement they are the `cascade`'s.
 
     Raises:
         UserError: if a protocol does not exist.
@@ -66,6 +67,7 @@ class EvaluationReport:
         mean: np.ndarray | None = None,
         description: Mapping[str, Any] | None = None,
         stem: str = "evaluation",
+        method: str = "cascade",
     ) -> None:
         self.protocols = parse_protocols(protocols)
         self.output_dir = Path(output_dir)
@@ -76,6 +78,7 @@ class EvaluationReport:
         self.mean = mean
         self.description = dict(description or {})
         self.stem = stem
+        self.method = method
         self.cases: list[dict[str, Any]] = []
 
     @property
@@ -100,7 +103,7 @@ class EvaluationReport:
             affine = torch.as_tensor(batch["affine"][index]).cpu().numpy()
             hu = unit_to_hu(full[index, 0]).round().cpu().numpy()
             case = Case(str(name), str(patients[index]), truth, affine, valid)
-            self.score_case(case, {"cascade": hu}, image=output["label"]["image"][index : index + 1])
+            self.score_case(case, {self.method: hu}, image=output["label"]["image"][index : index + 1])
 
     def score_case(
         self, case: Case, reconstructions: Mapping[str, np.ndarray], *, image: Tensor

@@ -13,6 +13,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from progressive_cascade.consistency import DataConsistency, estimate_noise
+from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.precision import mixed_precision
@@ -20,6 +21,8 @@ from progressive_cascade.projector import prefer_backend
 
 # Conjugate-gradient steps of a round.
 _ITERATIONS = 3
+# The cascade's further arguments in their order.
+_ARGUMENTS = ("projection_matrices", "calibrated", "window", "weights", "coarse")
 
 
 class CascadeInferer(Inferer):
@@ -40,9 +43,13 @@ class CascadeInferer(Inferer):
             from the radiographs' noise; 0 to leave it. Not while the network trains.
         portable: project in plain torch, so that a reconstruction is the same voxel for voxel with numba and without;
             it takes two to three times as long on a CPU, and differs by rounding alone.
+        refine_steps: steps in which stage 1 is refined on the radiographs at hand (:mod:`.refine`), 0 to 1000; not
+            while the network trains, nor where the network is a program.
+        intensities: what refining takes for known of pairs that are not calibrated, ``scaled`` or ``display``.
 
     Raises:
-        ValueError: if an argument does not fit.
+        UserError: if the number of steps is impossible.
+        ValueError: if another argument does not fit.
     """
 
     def __init__(
@@ -56,6 +63,8 @@ class CascadeInferer(Inferer):
         progress: bool = False,
         consistency_rounds: int = 2,
         portable: bool = False,
+        refine_steps: int = 0,
+        intensities: str = "display",
     ) -> None:
         super().__init__()
         sizes = [roi_size] * 3 if isinstance(roi_size, int) else None if roi_size is None else list(roi_size)
@@ -67,6 +76,10 @@ class CascadeInferer(Inferer):
             raise ValueError(f"amp_dtype must be 'bfloat16' or 'float16', got {amp_dtype!r}")
         if consistency_rounds < 0:
             raise ValueError(f"consistency_rounds must not be negative, got {consistency_rounds}")
+        if intensities not in ("scaled", "display"):
+            raise ValueError(f"intensities must be 'scaled' or 'display', got {intensities!r}")
+        self.refine_settings = RefineSettings(steps=refine_steps)
+        self.intensities = intensities
         self.consistency_rounds = consistency_rounds
         self.roi_size = sizes
         self.overlap = overlap
@@ -83,27 +96,49 @@ class CascadeInferer(Inferer):
             inputs: line integrals (b, view, rows, cols).
             network: a :class:`ProgressiveCascade`, bare, wrapped for distributed training, or as TorchScript.
             args: further positional arguments of the network.
-            kwargs: its ``projection_matrices``, ``calibrated``, ``weights``, and ``window`` (training on crops).
+            kwargs: its ``projection_matrices``, ``calibrated``, ``weights``, ``window`` (training on crops), and
+                ``coarse``, a volume in place of stage 1's, which is then not refined.
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32.
         """
         cascade = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        windowed = (
-            isinstance(cascade, ProgressiveCascade)
-            and not cascade.training
-            and cascade.stage > 1
-            and self.roi_size is not None
-            and min(self.roi_size) < cascade.grid
-        )
+        if not isinstance(cascade, ProgressiveCascade) or cascade.training:
+            with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
+                return network(inputs, *args, **kwargs)
+        given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+        window, coarse = given.pop("window", None), given.pop("coarse", None)
         with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
-            if windowed:
-                volume = self._by_windows(inputs, cascade, *args, **kwargs)
+            if self.refine_settings.steps and window is None and coarse is None:
+                inputs, given, coarse = self._refine(inputs, cascade, **given)
+            if cascade.stage == 1 and coarse is not None:
+                volume = coarse
+            elif window is None and cascade.stage > 1 and min(self.roi_size or [cascade.grid]) < cascade.grid:
+                volume = self._by_windows(inputs, cascade, coarse=coarse, **given)
             else:
-                volume = network(inputs, *args, **kwargs)
-            if self.consistency_rounds and isinstance(cascade, ProgressiveCascade) and not cascade.training:
-                volume = self._solve(volume, inputs, cascade, *args, **kwargs)
-            return volume
+                volume = network(inputs, window=window, coarse=coarse, **given)
+            return self._solve(volume, inputs, cascade, **given) if self.consistency_rounds else volume
+
+    def _refine(
+        self,
+        image: Tensor,
+        cascade: ProgressiveCascade,
+        projection_matrices: Tensor | None = None,
+        calibrated: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Any], Tensor]:
+        """The radiographs as calibrated, the network's further arguments, and stage 1's refined volume."""
+        matrices = cascade.projection_matrices[None] if projection_matrices is None else projection_matrices
+        flags = [True] * len(image) if calibrated is None else (calibrated > 0).tolist()
+        known = ["calibrated" if flag else self.intensities for flag in flags]
+        found = refine(cascade, image, matrices.to(image), known=known, settings=self.refine_settings, mask=weights)
+        sure = torch.ones(len(image), device=image.device)
+        return (
+            found.image,
+            {"projection_matrices": found.matrices, "calibrated": sure, "weights": weights},
+            found.volume,
+        )
 
     def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:
         # A scripted projector cannot leave autocast by itself, and line integrals in half precision are worthless.
@@ -136,14 +171,15 @@ class CascadeInferer(Inferer):
         calibrated: Tensor | None = None,
         *,
         weights: Tensor | None = None,
+        coarse: Tensor | None = None,
     ) -> Tensor:
-        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated, weights)
+        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated, weights, coarse)
         last = cascade.stages[-1]
         volumes = []
         for b in range(len(image)):
             shared = type(context)(*(part[b : b + 1] for part in context))
 
-            def refine(windows: Tensor, coordinates: Sequence[Sequence[slice]], shared: Any = shared) -> Tensor:
+            def refine_windows(windows: Tensor, coordinates: Sequence[Sequence[slice]], shared: Any = shared) -> Tensor:
                 starts = [[axis.start for axis in where[2:]] for where in coordinates]
                 parts = [last(window[None], start, shared) for window, start in zip(windows, starts, strict=True)]
                 return torch.cat(parts)
@@ -152,7 +188,7 @@ class CascadeInferer(Inferer):
                 prior[b : b + 1],
                 self.roi_size or cascade.grid,
                 self.sw_batch_size,
-                refine,
+                refine_windows,
                 overlap=self.overlap,
                 mode="gaussian",
                 with_coord=True,

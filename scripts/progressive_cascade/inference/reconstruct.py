@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.inference.refine import RefinementReport, RefineSettings
+from progressive_cascade.inference.refine import refine as refine_first_stage
 from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
-from progressive_cascade.projector import line_integrals
+from progressive_cascade.projector import prefer_backend, project
 
 # Distances and focal lengths may differ by this share from the checkpoint's: training jitters them by 2 %, and lifting
 # and data consistency use the true ones.
@@ -36,9 +39,10 @@ class Reconstruction:
         affine: (4, 4), voxel index to the patient's RAS mm.
         agreement: per view ``relative_residual`` and ``psnr_db`` of the re-projection.
         reprojected: line integrals of the reconstruction (view, rows, cols).
-        image: the line integrals it was made from (view, rows, cols).
+        image: the line integrals it was made from (view, rows, cols), with the calibration that refining found.
         calibrated: whether data consistency was applied.
         weights: 1 for pixels that show the patient, 0 for those that were passed over (view, rows, cols); None: all do.
+        refinement: what refining stage 1 did; None where it was off.
     """
 
     hu: np.ndarray
@@ -48,6 +52,7 @@ class Reconstruction:
     image: np.ndarray
     calibrated: bool
     weights: np.ndarray | None = None
+    refinement: RefinementReport | None = None
 
 
 def default_checkpoint() -> Path:
@@ -175,6 +180,8 @@ def reconstruct(
     inferer: CascadeInferer | None = None,
     calibrated: bool = True,
     weights: np.ndarray | None = None,
+    intensities: str = "display",
+    refine: int | RefineSettings | None = None,
 ) -> Reconstruction:
     """Reconstruct one patient.
 
@@ -184,14 +191,19 @@ def reconstruct(
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
         inferer: how to run it; default: mixed precision, the inferer's own windows.
-        calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
+        calibrated: whether the line integrals are true ones; if not, and nothing is refined, data consistency is
+            skipped.
         weights: of the pixels (view, rows, cols), 0 where one says nothing of the patient; default: 1 everywhere.
+        intensities: what is known of values that are not calibrated, ``scaled`` or ``display``
+            (:data:`progressive_cascade.inference.calibration.KNOWN`).
+        refine: steps in which stage 1 is refined on these radiographs, 0 to 1000, or all settings; default: the
+            inferer's own where one is given, else :data:`progressive_cascade.inference.refine.DEFAULT_STEPS`.
 
     Returns:
         The reconstruction at 256³, 1.4 mm, whatever the cascade's stage (smaller grids are interpolated).
 
     Raises:
-        UserError: if the geometry is not the checkpoint's.
+        UserError: if the geometry is not the checkpoint's, the steps are impossible, or there is no body to refine on.
         ValueError: if the image has another shape than the geometry, or is not finite.
     """
     expected = (len(beam.views), *beam.detector_shape)
@@ -202,24 +214,44 @@ def reconstruct(
     if weights is not None and (weights.shape != expected or not (weights >= 0).all()):
         raise ValueError(f"weights must be at least 0 and have shape {expected}, got shape {weights.shape}")
     check_beam(network, beam)
-    inferer = inferer or CascadeInferer(amp=True)
+    settings = _refine_settings(refine, inferer)
+    inferer = copy(inferer or CascadeInferer(amp=True))
+    # Refined here, where the report is wanted.
+    inferer.refine_settings = RefineSettings(steps=0)
     device = network.projection_matrices.device
-    matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
+    matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)[None]
     given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]
-    flag = torch.tensor([float(calibrated)], device=device)
+    flag, coarse, report = torch.tensor([float(calibrated)], device=device), None, None
     seen = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)[None]
+    if settings.steps:
+        known = "calibrated" if calibrated else intensities
+        with prefer_backend(inferer.backend):
+            refined = refine_first_stage(network, given, matrices, known=known, settings=settings, mask=seen)
+        given, matrices, flag = refined.image, refined.matrices, torch.ones_like(flag)
+        coarse, report = refined.volume, refined.reports[0]
     with torch.inference_mode():
-        unit = inferer(given, network, projection_matrices=matrices[None], calibrated=flag, weights=seen)
+        unit = inferer(given, network, projection_matrices=matrices, calibrated=flag, weights=seen, coarse=coarse)
         unit = torch.nn.functional.interpolate(unit, VOLUME_SHAPE, mode="trilinear", align_corners=False).clamp(0, 1)
         hu = unit_to_hu(unit).round()
-        affine = volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter)
-        reprojected = line_integrals(hu_to_mu(hu), beam, affine=affine)[0].cpu().numpy()
+        centered = torch.as_tensor(volume_affine(VOLUME_SHAPE, VOXEL_SIZE))[None]
+        reprojected = project(hu_to_mu(hu), matrices, centered, beam.detector_shape)[0].cpu().numpy()
+    lines = given[0].cpu().numpy()
     return Reconstruction(
         hu=hu[0, 0].to(torch.int16).cpu().numpy(),
-        affine=affine,
-        agreement=agreement(reprojected, image, beam.views, weights),
+        affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
+        agreement=agreement(reprojected, lines, beam.views, weights),
         reprojected=reprojected,
-        image=image,
-        calibrated=calibrated,
+        image=lines,
+        calibrated=bool(flag > 0),
         weights=weights,
+        refinement=report,
     )
+
+
+def _refine_settings(refine: int | RefineSettings | None, inferer: CascadeInferer | None) -> RefineSettings:
+    """What a caller asked for."""
+    if isinstance(refine, RefineSettings):
+        return refine
+    if refine is None:
+        return RefineSettings() if inferer is None else inferer.refine_settings
+    return RefineSettings(steps=refine)

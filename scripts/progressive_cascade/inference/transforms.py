@@ -89,18 +89,19 @@ class LoadRadiographPaird(MapTransform):
         return np.ascontiguousarray(array.T, dtype=np.float32)
 
 
-def to_line_integrals(image: np.ndarray) -> tuple[np.ndarray, bool]:
+def to_line_integrals(image: np.ndarray, *, display: bool = False) -> tuple[np.ndarray, bool]:
     """Bring radiographs of unknown intensity to the scale of line integrals.
 
     Args:
         image: (view, rows, cols), line integrals or display values with bone bright.
+        display: take them for display values, whatever their range.
 
     Returns:
         The image as float32, unchanged where it can be line integrals (0 to 30), and whether it is calibrated.
         Otherwise each view's 1st and 99th percentiles are moved to 0 and 6, typical of a thorax at 70 keV.
     """
     image = np.asarray(image, dtype=np.float32)
-    if image.min() > -1.0 and image.max() < _LARGEST_LINE_INTEGRAL:
+    if not display and image.min() > -1.0 and image.max() < _LARGEST_LINE_INTEGRAL:
         return image, True
     low, high = np.percentile(image, [1, 99], axis=(1, 2), keepdims=True)
     return ((image - low) * (6.0 / np.maximum(high - low, 1e-6))).astype(np.float32), False

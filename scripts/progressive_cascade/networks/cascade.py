@@ -151,6 +151,7 @@ class ProgressiveCascade(nn.Module):
         calibrated: Optional[Tensor] = None,
         window: Optional[List[int]] = None,
         weights: Optional[Tensor] = None,
+        coarse: Optional[Tensor] = None,
     ) -> Tensor:
         """Reconstruct.
 
@@ -163,12 +164,13 @@ class ProgressiveCascade(nn.Module):
                 the volume is the upsampled earlier stage, without the closing consistency step. For training on crops.
             weights: (b, view, s, s), 1 where a pixel shows the patient and 0 where it says nothing of him (a shutter, a
                 marker): data consistency and what it leaves unexplained pass over these; default: all show him.
+            coarse: see :meth:`prepare_last_stage`.
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32: :func:`progressive_cascade.attenuation.unit_to_hu` gives HU.
         """
         matrices = self._matrices(image, projection_matrices)
-        volume, context = self.prepare_last_stage(image, matrices, calibrated, weights)
+        volume, context = self.prepare_last_stage(image, matrices, calibrated, weights, coarse)
         last = self.stages[-1]
         if window is not None:
             x, y, z = window[0], window[1], window[2]
@@ -180,14 +182,14 @@ class ProgressiveCascade(nn.Module):
         refined = last(volume, [0, 0, 0], context)
         return last.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
 
-    def prepare_last_stage(
+    def prepare_first_stage(
         self,
         image: Tensor,
         projection_matrices: Optional[Tensor] = None,
         calibrated: Optional[Tensor] = None,
         weights: Optional[Tensor] = None,
     ) -> Tuple[Tensor, StageContext]:
-        """Everything up to the last stage, so that it can run window by window.
+        """What stage 1 starts from: the constant volume, and what it reads from the radiographs.
 
         Args:
             image: line integrals (b, view, s, s).
@@ -196,24 +198,60 @@ class ProgressiveCascade(nn.Module):
             weights: see :meth:`forward`.
 
         Returns:
+            (b, 1, s / 8, s / 8, s / 8), and the context.
+        """
+        levels, tokens = self._encode(image)
+        volume = self._start(image)
+        matrices = self._matrices(image, projection_matrices)
+        context = self.stages[0].context(volume, levels[0], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
+        return volume, context
+
+    def prepare_last_stage(
+        self,
+        image: Tensor,
+        projection_matrices: Optional[Tensor] = None,
+        calibrated: Optional[Tensor] = None,
+        weights: Optional[Tensor] = None,
+        coarse: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, StageContext]:
+        """Everything up to the last stage, so that it can run window by window.
+
+        Args:
+            image: line integrals (b, view, s, s).
+            projection_matrices: see :meth:`forward`.
+            calibrated: see :meth:`forward`.
+            weights: see :meth:`forward`.
+            coarse: (b, 1, s / 8, s / 8, s / 8), a volume to go on with in place of stage 1's, of a cascade that has
+                more stages than that.
+
+        Returns:
             The volume so far at the output's grid (b, 1, g, g, g), and the context its windows share.
         """
         matrices = self._matrices(image, projection_matrices)
+        levels, tokens = self._encode(image)
+        volume = self._start(image)
+        for index, stage in enumerate(self.stages):
+            if index > 0:
+                volume = upsample(volume)
+            context = stage.context(volume, levels[index], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
+            if index == 0 and self.stage > 1 and coarse is not None:
+                volume = coarse.float()
+            elif index < self.stage - 1:
+                refined = stage(volume, [0, 0, 0], context)  # pyright: ignore[reportCallIssue]
+                volume = stage.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
+        return volume, context
+
+    def _start(self, image: Tensor) -> Tensor:
+        g = self.image_size // 8
+        return torch.full([image.shape[0], 1, g, g, g], self.start_value, device=image.device)
+
+    def _encode(self, image: Tensor) -> Tuple[List[Tensor], Tensor]:
         # Without an encoder the stages read no features; the image stands in for them.
         levels, tokens = [image, image, image], image
         if self.xray is not None:
             features = self.xray(image)
             levels, tokens = [features.coarse, features.medium, features.fine], features.tokens
-        g = self.image_size // 8
-        volume = torch.full([image.shape[0], 1, g, g, g], self.start_value, device=image.device)
-        for index, stage in enumerate(self.stages):
-            if index > 0:
-                volume = upsample(volume)
-            context = stage.context(volume, levels[index], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
-            if index < self.stage - 1:
-                refined = stage(volume, [0, 0, 0], context)  # pyright: ignore[reportCallIssue]
-                volume = stage.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
-        return volume, context
+        return levels, tokens
 
     def _matrices(self, image: Tensor, projection_matrices: Optional[Tensor]) -> Tensor:
         if projection_matrices is None:

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1 refined on the case's own radiographs: its weights go on learning on what they leave unexplained.
+
+A copy of stage 1's weights θ takes a few steps of Adam on
+
+    L(θ) = Σ w (y - A N(θ, y))² / n,
+
+the weighted square of what the volume N(θ, y) does not explain of the radiographs y, at two pixels per voxel. The
+weights of a network spread a correction along anatomy, where voxels would spread it along rays. A tenth of the
+radiographs, in patches, is kept out of the loss: the volume that explains these best is the one that is taken.
+Where the intensities or the pose are not known they are fitted along (:mod:`.calibration`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.inference.evidence import Evidence
+from progressive_cascade.networks import ProgressiveCascade
+
+DEFAULT_STEPS = 0
+"""Off: what it gains at 256³ behind the shipped stages 2 and 3 is not measured yet; 8 hold most of stage 1's gain."""
+MAX_STEPS = 1000
+# A loss so many times the lowest will not come back within the steps there are.
+_RISE = 2.0
+# Steps in which the held-back patches may be explained no better than before.
+_PATIENCE = 10
+# Passes without a gradient that bring the intensities near their values before the weights move.
+_CALIBRATION_PASSES = 3
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How stage 1 is refined.
+
+    Args:
+        steps: at most so many, 0 to 1000; 0: not at all.
+        learning_rate: of Adam.
+        parameters: what the names of the tuned parameters of stage 1 start with; empty: all of them.
+        held_out: share of the radiographs' patches that is kept out of the loss.
+        pose: also fit an in-plane shift and three turns of each view.
+        seed: of the choice of patches.
+
+    Raises:
+        UserError: if the steps do not lie in 0 to 1000.
+        ValueError: if another value is impossible.
+    """
+
+    steps: int = DEFAULT_STEPS
+    learning_rate: float = 3e-4
+    parameters: tuple[str, ...] = ()
+    held_out: float = 0.1
+    pose: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 0 <= self.steps <= MAX_STEPS:
+            raise UserError(f"refine must be a number of steps from 0 (off) to {MAX_STEPS}, got {self.steps}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class RefinementReport:
+    """What refining one patient did.
+
+    Attributes:
+        steps: taken.
+        kept: after how many of them the volume is that was kept; 0: the unrefined one.
+        stopped: why: ``steps`` (the limit), ``discrepancy`` (no more unexplained than noise and grid allow),
+            ``held_out`` (the held-back patches are explained no better any more) or ``rising`` (the loss grew).
+        residual_before: root mean square of ``y - A x`` before the first step, with the intensities found by then.
+        residual_after: of the volume that was kept.
+        held_out_before: the same in the patches kept out of the loss, before.
+        held_out_after: and of the volume that was kept.
+        calibration: what was found, by view; empty for calibrated radiographs whose pose is not looked for.
+        warnings: one line each.
+    """
+
+    steps: int
+    kept: int
+    stopped: str
+    residual_before: float
+    residual_after: float
+    held_out_before: float
+    held_out_after: float
+    calibration: list[dict[str, object]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a sidecar keeps it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What the later stages go on with.
+
+    Attributes:
+        volume: of stage 1 (b, 1, g, g, g) in [0, 1].
+        image: line integrals (b, view, rows, cols), as calibrated.
+        matrices: (b, view, 3, 4), with the pose found.
+        reports: one per sample.
+    """
+
+    volume: Tensor
+    image: Tensor
+    matrices: Tensor
+    reports: list[RefinementReport]
+
+
+def refine(
+    network: ProgressiveCascade,
+    image: Tensor,
+    matrices: Tensor,
+    *,
+    known: str | Sequence[str] = "calibrated",
+    settings: RefineSettings | None = None,
+    mask: Tensor | None = None,
+) -> Refinement:
+    """Refine stage 1 on radiographs; the network stays as it is, and the same input gives the same result.
+
+    Works in float32, also under autocast and within :func:`torch.inference_mode`.
+
+    Args:
+        network: the cascade, in eval mode.
+        image: line integrals, or what :func:`progressive_cascade.inference.transforms.to_line_integrals` made of
+            other values (b, view, rows, cols).
+        matrices: (b, view, 3, 4), RAS mm about the isocenter to pixels.
+        known: of each sample's intensities, see :data:`progressive_cascade.inference.calibration.KNOWN`.
+        settings: default: :class:`RefineSettings`.
+        mask: 1 where a pixel shows the patient, 0 where it must not count (b, view, rows, cols).
+
+    Returns:
+        Stage 1's volume, and what was found on the way.
+
+    Raises:
+        UserError: if the radiographs show no body.
+        ValueError: if an argument does not fit.
+    """
+    settings = settings or RefineSettings()
+    levels = [known] * len(image) if isinstance(known, str) else list(known)
+    if len(levels) != len(image):
+        raise ValueError(f"known must be one word or {len(image)}, got {levels}")
+    found = []
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        # Tensors made in inference mode cannot be differentiated through; copies made here can.
+        given, places = image.float().clone(), matrices.float().expand(len(image), -1, -1, -1).clone()
+        for b, level in enumerate(levels):
+            evidence = Evidence(
+                network,
+                given[b : b + 1],
+                places[b : b + 1],
+                known=level,
+                pose=settings.pose,
+                held_out=settings.held_out,
+                seed=settings.seed,
+                mask=None if mask is None else mask[b : b + 1].clone(),
+            )
+            found.append(_tune(evidence, settings))
+    reports = [report for one in found for report in one.reports]
+    for line in (line for report in reports for line in report.warnings):
+        _log.warning("refine: %s", line)
+    volume, lines, moved = (
+        torch.cat([getattr(one, name) for one in found]) for name in ("volume", "image", "matrices")
+    )
+    return Refinement(volume, lines, moved, reports)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Everything after some steps."""
+
+    step: int
+    loss: float
+    held_loss: float
+    residuals: tuple[float, float]
+    volume: Tensor
+    image: Tensor
+    matrices: Tensor
+    calibration: list[dict[str, object]]
+    edges: list[str]
+
+
+def _tune(evidence: Evidence, settings: RefineSettings) -> Refinement:
+    """Passes that calibrate, then steps; the volume that explains the held-back patches best is taken."""
+    weights = _copy_parameters(evidence.stage, settings.parameters)
+    if evidence.searches:
+        for _ in range(_CALIBRATION_PASSES):
+            evidence.calibrate(*evidence.predict(weights))
+    optimizer = torch.optim.Adam([w for w in weights.values() if w.requires_grad], lr=settings.learning_rate)
+    lowest, stopped = math.inf, ""
+    for step in range(settings.steps + 1):
+        with torch.enable_grad():
+            volume, explained = evidence.predict(weights)
+            loss, held_loss = evidence.losses(explained)
+        now = _look(evidence, step, loss, held_loss, volume.detach(), explained.detach())
+        if step == 0:
+            first = best = now
+        best = now if now.held_loss < best.held_loss else best
+        stopped = _reason_to_stop(now, best, lowest, settings.steps)
+        lowest = min(lowest, now.loss)
+        if stopped:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if evidence.searches:
+            evidence.calibrate(volume.detach(), explained.detach())
+    return _conclude(first, first if stopped == "rising" else best, step, stopped)
+
+
+def _copy_parameters(stage: nn.Module, prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """Stage 1's parameters by name, copied; those that are tuned are leaves that want a gradient."""
+    copies = {}
+    for name, parameter in stage.named_parameters():
+        # What closes the stage is no part of the network, and its λ follows the noise.
+        tuned = not name.startswith("consistency.") and (not prefixes or name.startswith(tuple(prefixes)))
+        copies[name] = parameter.detach().float().clone().requires_grad_(tuned)
+    if not any(copy.requires_grad for copy in copies.values()):
+        raise ValueError(f"parameters must name parameters of stage 1, got {list(prefixes)}")
+    return copies
+
+
+def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume: Tensor, explained: Tensor) -> _State:
+    return _State(
+        step=step,
+        loss=float(loss.detach()),
+        held_loss=float(held_loss.detach()),
+        residuals=evidence.residuals(explained),
+        volume=volume,
+        image=evidence.image,
+        matrices=evidence.matrices,
+        calibration=[view.to_dict() for view in evidence.views] if evidence.searches else [],
+        edges=[f"{name} of view {index}" for index, view in enumerate(evidence.views) for name in view.at_edge()],
+    )
+
+
+def _reason_to_stop(now: _State, best: _State, lowest: float, steps: int) -> str:
+    """Why no further step is taken; empty: one is."""
+    if not math.isfinite(now.loss) or now.loss > _RISE * lowest:
+        return "rising"
+    if now.loss <= 1.0:
+        return "discrepancy"
+    if now.step - best.step >= _PATIENCE:
+        return "held_out"
+    return "steps" if now.step == steps else ""
+
+
+def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refinement:
+    warnings = [f"{name} is at the edge of what is believed possible" for name in kept.edges]
+    if stopped == "rising":
+        warnings.append(f"the residual rose after {steps} steps; the unrefined volume is kept")
+    elif steps and kept.step == 0:
+        warnings.append("no step explained the held-back patches better; the unrefined volume is kept")
+    report = RefinementReport(
+        steps=steps,
+        kept=kept.step,
+        stopped=stopped,
+        residual_before=first.residuals[0],
+        residual_after=kept.residuals[0],
+        held_out_before=first.residuals[1],
+        held_out_after=kept.residuals[1],
+        calibration=kept.calibration,
+        warnings=warnings,
+    )
+    return Refinement(kept.volume, kept.image, kept.matrices, [report])
