@@ -114,7 +114,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
         type=_refine_steps,
         default=DEFAULT_REFINE_STEPS,
         metavar="STEPS",
-        help="steps in which stage 1 is refined on the X-rays themselves, 0 (off) to 1000 (default: %(default)s; 8 are a good start)",
+        help="steps in which stage 1 is refined on the X-rays themselves, 0 to 1000; 8 are a good start (default: off)",
     )
 
 

@@ -182,8 +182,8 @@ def add_reconstruct(commands: Any) -> None:
     network; CT.radiographs.nii.gz keeps the line integrals, so that `report` can make the page again.
 
     With --refine STEPS the first stage is refined on these very X-rays; along with it a gain and an offset of each
-    X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the residual
-    before and after, and in patches that were held back: agreement after refining says little.
+    X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the
+    residual before and after, and in patches that were held back: agreement after refining says little.
 
     examples:
       progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
