@@ -83,7 +83,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hu = trunk_hu((60, 50, 24)).astype(np.int16)
     affine = trunk_affine() @ np.diag([2, 2, 1.5, 1])
     for name in ("p1_a", "p1_b", "p2_a"):
-        save_nifti(hu[:, :, :2] if name == "p1_b" else hu, affine, folder / f"{name}.nii.gz")
+        # Equal voxels would be one patient.
+        voxels = hu[:, :, :2] if name == "p1_b" else hu + (name == "p2_a")
+        save_nifti(voxels.astype(np.int16), affine, folder / f"{name}.nii.gz")
     (folder / "p3_a.nii.gz").write_bytes(b"broken")
     return folder
 
