@@ -11,7 +11,7 @@ TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 PHANTOMS ?= 50
 DATASET ?=
 # Hours of measurement, each with a target of its own below.
-LONG := $(addprefix benchmarks/,cascade.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
+LONG := $(addprefix benchmarks/,cascade.py refine.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
