@@ -285,14 +285,15 @@ def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: py
     assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err
 
 
-def test_reconstruct_writes_three_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
-    """CT, sidecar and picture share a name; the sidecar names the weights by hash, the CT is in the patient's world."""
+def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
+    """CT, sidecar, picture, page and radiographs share a name; the sidecar names the weights by hash, the CT is in the patient's world."""
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"weights")
     views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
     geometry = ["--geometry", str(xrays / "geometry.json"), "--checkpoint", str(weights)]
     assert main(["reconstruct", *views, *geometry, "--output", str(tmp_path / "out" / "ct.nii.gz")]) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ct.json", "ct.nii.gz", "ct.png"]
+    written = ["ct.html", "ct.json", "ct.nii.gz", "ct.png", "ct.radiographs.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     sidecar = json.loads((tmp_path / "out" / "ct.json").read_text())
     assert sidecar["checkpoint"] == {"file": "weights.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
     assert sidecar["geometry"] == load_geometry(xrays / "geometry.json").to_dict()

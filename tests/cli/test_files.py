@@ -35,6 +35,7 @@ INTO_AN_INPUT = {
     "training inside the dataset": ("train", "--dataset", "in", "--output", "in/runs"),
     "evaluation inside the dataset": ("evaluate", "--dataset", "in", "--output", "in/evaluation"),
     "an export inside the weights": ("export", "--models", "in", "--output", "in/zoo"),
+    "a page over the CT it shows": ("report", "in/ct.nii", "--output", "soft.html"),
     "two outputs in one place": ("phantom", "--seed", "1", "--output", "new.nii.gz", "--labels", "./new.nii.gz"),
 }
 OVER_A_FILE = {
@@ -43,6 +44,7 @@ OVER_A_FILE = {
     "phantom": ("phantom", "--seed", "1", "--output", "in/pa.nii.gz"),
     "prepare": ("prepare", "archive", "--output", "in"),
     "reconstruct": (*PAIR, "--output", "other/ct.nii.gz"),
+    "report": ("report", "in/ct.nii", "--output", "other/page.html"),
     "simulate": ("simulate", "archive/a.nii.gz", "--output", "in"),
     "train": ("train", "--stages", "1", "--output", "in"),
 }
@@ -75,7 +77,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("in/models/stage1_best.pt", "in/truth.nii.gz", "in/evaluation_metrics.json"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("the user's")
+    Path("other/page.html").write_text("the user's")
     os.symlink("in/pa.nii.gz", "soft.nii.gz")
+    os.symlink("in/ct.nii", "soft.html")
     os.link("in/pa.nii.gz", "hard.nii.gz")
     os.symlink("in", "linked")
     return tmp_path

@@ -100,7 +100,16 @@ run(config_file="configs/inference.json", dataset_dir={str(xrays)!r}, output_dir
     matrices = torch.as_tensor(BEAM.projection_matrices(), dtype=torch.float32)[None]
     inferer = ConfigParser.load_config_file(_config(bundle, "inference"))["inferer"]
     parser = ConfigParser(
-        {"inferer": {**inferer, "roi_size": 16, "overlap": 0.25, "consistency_rounds": 2, "amp": False}}
+        {
+            "inferer": {
+                **inferer,
+                "roi_size": 16,
+                "overlap": 0.25,
+                "consistency_rounds": 2,
+                "amp": False,
+                "refine_steps": 0,
+            }
+        }
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as there: another number adds in another order

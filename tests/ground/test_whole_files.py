@@ -27,6 +27,7 @@ ATOMIC = {"atomic_path", "atomic_paths"}
 STAGED = {
     *("export/bundle.py:_write", "export/archive.py:write_zip", "export/archive.py:write_large_files"),
     *("export/programs.py:save_onnx", "export/programs.py:_strip_sources", "export/weights.py:_to_bytes"),
+    "report/stills.py:_address",
 }
 """Functions that write into the export's staging folder, which takes its name when all is there, or into memory."""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train_uncertainty
 
 from progressive_cascade import ConeBeam, volume_affine
 from progressive_cascade.errors import UserError
@@ -28,6 +27,7 @@ from progressive_cascade.inference.uncertainty import (
     remember_cascade,
 )
 from progressive_cascade.networks.uncertainty import MAX_SIGMA_HU, MIN_SIGMA_HU, NUM_INPUTS, UncertaintyHead
+from progressive_cascade.training import uncertainty as train_uncertainty
 
 BEAM = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
 GRID = 8

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from progressive_cascade.cli.common import add_command, check_output_file
+from progressive_cascade.cli.common import add_command, add_overwrite, check_output_file
+from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,8 @@ def add_report(commands: Any) -> None:
 
     RESULT is a CT that `reconstruct` or `demo` wrote, its .json, or the folder of both. The page is one HTML file that
     opens in any browser, without a network: slices, a rendering, the radiographs beside the re-projections, the
-    uncertainty, and what the numbers mean. With --truth CT the true CT stands beside the reconstruction.
+    uncertainty, and what the numbers mean. With --truth CT the true CT stands beside the reconstruction. Without
+    --output the case's own page is made anew.
 
     example:
       progressive-cascade report ct.nii.gz --output ct.html
@@ -37,6 +39,7 @@ def add_report(commands: Any) -> None:
     parser.add_argument("result", type=Path, metavar="RESULT", help="CT, its .json, or their folder")
     parser.add_argument("--output", type=Path, metavar="FILE", help="page to write, .html (default: beside the CT)")
     parser.add_argument("--truth", type=Path, metavar="CT", help="the true CT on the same grid")
+    add_overwrite(parser)
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -49,6 +52,11 @@ def run_report(options: argparse.Namespace) -> None:
     volume = find_volume(options.result)
     page = options.output or volume.with_name(f"{nifti_stem(volume)}.html")
     check_output_file(page, _HTML)
+    check_files(
+        reads={"RESULT": volume, "--truth": options.truth},
+        writes={"--output": [page]},
+        overwrite=options.overwrite or options.output is None,
+    )
     case = read_case(volume, truth=options.truth)
     case = replace(case, sigma=_case_sigma(case))
     if case.truth is not None:
