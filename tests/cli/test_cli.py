@@ -286,7 +286,7 @@ def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: py
 
 
 def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
-    """CT, sidecar, picture, page and radiographs share a name; the sidecar names the weights by hash, the CT is in the patient's world."""
+    """All share the CT's name; the sidecar names the weights by hash, and the CT is in the patient's world."""
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"weights")
     views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]

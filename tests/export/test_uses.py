@@ -108,6 +108,7 @@ run(config_file="configs/inference.json", dataset_dir={str(xrays)!r}, output_dir
                 "consistency_rounds": 2,
                 "amp": False,
                 "refine_steps": 0,
+                "portable": True,
             }
         }
     )
