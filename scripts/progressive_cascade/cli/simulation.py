@@ -112,7 +112,7 @@ def add_simulate(commands: Any) -> None:
       progressive-cascade simulate ct.nii.gz --output xrays --geometry geometry.json --display
     """
     parser = add_command(commands, "simulate", run=run_simulate, text=text)
-    parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii, .nii.gz, or a folder of a DICOM series")
+    parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii(.gz), .mha, .nrrd, or a DICOM folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
