@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Radiographs as they come: what DICOM headers say of the geometry, and mistakes that the picture shows."""
+"""Radiographs as they come: files to pixels and facts with their sources, onto the detector, in pairs; mistakes."""
 
 from __future__ import annotations
 
