@@ -32,7 +32,7 @@ def test_one_window_equals_the_whole_pass(network):
 def test_sliding_windows_stay_close_to_the_whole_pass(network):
     """Windows differ from the whole pass at their borders alone: by less than the residual itself."""
     with torch.no_grad():
-        prior, _ = network.prepare_last_stage(_image())
+        prior, _ = network.prepare_stage(_image())
         whole = network(_image())
         windowed = CascadeInferer(32, overlap=0.5)(_image(), network)
     assert windowed.shape == whole.shape

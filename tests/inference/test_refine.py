@@ -69,7 +69,7 @@ def test_refinement_of_a_batch_is_that_of_each_sample(network, image):
 def test_no_steps_give_the_networks_own_volume(network, image):
     """Zero steps: stage 1 as it is."""
     with torch.no_grad():
-        start, context = network.prepare_first_stage(image)
+        start, context = network.prepare_stage(image, number=1)
         plain = network.stages[0](start, [0, 0, 0], context)
     torch.testing.assert_close(_refine(network, image, steps=0).volume, plain)
 

@@ -73,7 +73,7 @@ def test_a_window_equals_its_part_of_the_whole(small_cascade):
         whole = network(_image(), calibrated=uncalibrated)
         windowed = network(_image(), calibrated=uncalibrated, window=[0, 0, 0, 32, 32, 32])
         part = network(_image(), calibrated=uncalibrated, window=[8, 0, 16, 16, 16, 16])
-        prior, _ = network.prepare_last_stage(_image(), calibrated=uncalibrated)
+        prior, _ = network.prepare_stage(_image(), calibrated=uncalibrated)
     torch.testing.assert_close(windowed, whole)
     inside = torch.zeros_like(part, dtype=torch.bool)
     inside[:, :, 8:24, 0:16, 16:32] = True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import math
 import os
 import platform
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import PRESETS
 
 DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "itk", "matplotlib")
 """The packages whose versions go into reports."""
@@ -98,13 +100,38 @@ def positive(text: str) -> int:
 
 def fraction(text: str) -> float:
     """An argument that is a number in [0, 1)."""
+    return _number(text, "a number of at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+def amount(text: str) -> float:
+    """An argument that is a finite number of at least 0."""
+    return _number(text, "a number of at least 0", lambda value: 0 <= value < math.inf)
+
+
+def positive_amount(text: str) -> float:
+    """An argument that is a finite number above 0."""
+    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
+
+
+def _number(text: str, condition: str, holds: Callable[[float], bool]) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below 1, got {text!r}")
+        value = math.nan
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"must be {condition}, got {text!r}")
     return value
+
+
+def add_preset(parser: argparse._ActionsContainer, what: str) -> None:
+    """Adds `--preset` to a command or to a group of its options; `what` begins the help."""
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        default="chest_stand",
+        metavar="NAME",
+        help=f"{what}: {', '.join(sorted(PRESETS))} (default: chest_stand)",
+    )
 
 
 def add_refine(parser: argparse.ArgumentParser) -> None:

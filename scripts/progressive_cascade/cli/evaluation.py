@@ -12,6 +12,7 @@ from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_command,
     add_overwrite,
+    add_preset,
     add_refine,
     check_output_folder,
     natural,
@@ -22,7 +23,7 @@ from progressive_cascade.cli.common import (
 from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import PRESETS, ConeBeam
+from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
@@ -33,46 +34,40 @@ if TYPE_CHECKING:
 PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
 """What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
 _MEAN_PHANTOMS = 40
+_HELP = """
+Score reconstructions of a dataset's test patients.
+
+Simulates their X-rays, reconstructs, and compares with their CTs.
+
+DIR receives
+
+  evaluation_metrics.json    per case and summary with 95 % intervals over patients; each score is named after its
+                             protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
+                             cascade, refined and not: mean training CT, back-projection, least squares
+  evaluation_cases.csv       the same scores, a row for each case and method
+  CASE.html                  reconstruction and truth side by side, to scroll through in a browser
+  comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
+  CASE.nii.gz                with --save-nifti: the reconstruction [HU]
+
+Protocols: native (3-D PSNR and SSIM on [-1024, 1024] HU, MAE); x2ct, perx2ct, xmed (the published papers'
+formulas). Scores of different protocols do not compare.
+
+examples:
+  progressive-cascade evaluate --dataset dataset --output evaluation
+  progressive-cascade evaluate --phantoms 10 --protocol native x2ct --output evaluation
+"""
 
 
 def add_evaluate(commands: Any) -> None:
     """Adds `evaluate`."""
-    text = """
-    Score reconstructions of a dataset's test patients.
-
-    Simulates their X-rays, reconstructs, and compares with their CTs.
-
-    DIR receives
-
-      evaluation_metrics.json    per case and summary with 95 % intervals over patients; each score is named after its
-                                 protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
-                                 cascade, refined and not: mean training CT, back-projection, least squares
-      evaluation_cases.csv       the same scores, a row for each case and method
-      CASE.html                  reconstruction and truth side by side, to scroll through in a browser
-      comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
-      CASE.nii.gz                with --save-nifti: the reconstruction [HU]
-
-    Protocols: native (3-D PSNR and SSIM on [-1024, 1024] HU, MAE); x2ct, perx2ct, xmed (the published papers'
-    formulas). Scores of different protocols do not compare.
-
-    examples:
-      progressive-cascade evaluate --dataset dataset --output evaluation
-      progressive-cascade evaluate --phantoms 10 --protocol native x2ct --output evaluation
-    """
-    parser = add_command(commands, "evaluate", run=run_evaluate, text=text)
+    parser = add_command(commands, "evaluate", run=run_evaluate, text=_HELP)
     parser.add_argument("--dataset", type=Path, metavar="DATASET", help="folder written by `prepare`")
     parser.add_argument("--phantoms", type=natural, default=0, metavar="N", help="also evaluate N unseen phantoms")
     parser.add_argument(
         "--section", choices=("training", "validation", "test"), default="test", help="which patients (default: test)"
     )
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
-    parser.add_argument(
-        "--preset",
-        choices=sorted(PRESETS),
-        default="chest_stand",
-        metavar="NAME",
-        help=f"geometry of the X-rays: {', '.join(sorted(PRESETS))} (default: chest_stand)",
-    )
+    add_preset(parser, "geometry of the X-rays")
     parser.add_argument("--num-samples", type=positive, metavar="N", help="at most N cases")
     parser.add_argument("--sample-idx", type=natural, metavar="I", help="case I alone, counted from 0")
     parser.add_argument(

@@ -78,7 +78,7 @@ def run_check(options: argparse.Namespace) -> None:
     image = torch.from_numpy(simulate_radiographs(phantom.hu, phantom.affine, beam))[None].to(device)
     matrices = torch.as_tensor(beam.projection_matrices(), dtype=torch.float32, device=device)[None]
     with torch.inference_mode():
-        unit, _ = network.prepare_last_stage(image, matrices)
+        unit, _ = network.prepare_stage(image, matrices)
         unit = torch.nn.functional.adaptive_avg_pool3d(unit, _CHECK_SHAPE)
     mae = float((unit_to_hu(unit[0, 0].float().cpu()) - torch.from_numpy(phantom.hu).clip(HU_MIN, HU_MAX)).abs().mean())
     print(f"{'reconstruction':20s}64³ in {time.perf_counter() - start:.1f} s, mean absolute error {mae:.0f} HU")

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
+    add_preset,
+    amount,
     check_output_file,
     check_output_folder,
     natural,
     positive,
+    positive_amount,
 )
 from progressive_cascade.cli.xrays import folder_files, write_xrays
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry
 from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
@@ -27,24 +30,6 @@ if TYPE_CHECKING:
 
 NIFTI = (".nii", ".nii.gz")
 _CUBE_MM = VOLUME_SHAPE[0] * VOXEL_SIZE
-
-
-def positive_amount(text: str) -> float:
-    """An argument that is a finite number above 0."""
-    if amount(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return float(text)
-
-
-def amount(text: str) -> float:
-    """An argument that is a finite number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return value
 
 
 def add_phantom(commands: Any) -> None:
@@ -115,13 +100,7 @@ def add_simulate(commands: Any) -> None:
     parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii(.gz), .mha, .nrrd, or a DICOM folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--preset",
-        choices=sorted(PRESETS),
-        default="chest_stand",
-        metavar="NAME",
-        help=f"acquisition geometry: {', '.join(sorted(PRESETS))} (default: chest_stand)",
-    )
+    add_preset(where, "acquisition geometry")
     where.add_argument(
         "--geometry", type=Path, metavar="FILE", help="acquisition geometry of a sidecar, moved to this CT's centre"
     )

@@ -223,25 +223,24 @@ def perturbed_matrices(
     """
     given = (rotation, translation, source_shift, detector_shift, source_to_isocenter, source_to_detector)
     like = _like(*given, pixel_spacing)
-    source, center, axes = (
-        tensor.to(like)
-        for tensor in beam_pose(beam, source_to_isocenter=source_to_isocenter, source_to_detector=source_to_detector)
-    )
-    if source_shift is not None:
-        source = source + _in_world("source_shift", source_shift, axes)
-    if detector_shift is not None:
-        center = center + _in_world("detector_shift", detector_shift, axes)
+    met = beam_pose(beam, source_to_isocenter=source_to_isocenter, source_to_detector=source_to_detector)
+    source, center, axes = _misalign(Pose(*(tensor.to(like) for tensor in met)), source_shift, detector_shift)
     pitch = _as(beam.pixel_spacing if pixel_spacing is None else pixel_spacing, like)
     matrices = pose_matrices(source, center, axes, pixel_spacing=pitch, detector_shape=beam.detector_shape)
     if rotation is None and translation is None:
         return matrices
-    still = torch.zeros(3, dtype=like.dtype, device=like.device)
-    return move_patient(
-        matrices,
-        still if rotation is None else _as(rotation, like),
-        still if translation is None else _as(translation, like),
-        center=beam.isocenter,
-    )
+    turn, shift = (_as((0.0, 0.0, 0.0) if value is None else value, like) for value in (rotation, translation))
+    return move_patient(matrices, turn, shift, center=beam.isocenter)
+
+
+def _misalign(pose: Pose, source_shift: Tensor | None, detector_shift: Tensor | None) -> Pose:
+    """The pose with source and detector displaced along the views' own axes."""
+    source, center, axes = pose
+    if source_shift is not None:
+        source = source + _in_world("source_shift", source_shift, axes)
+    if detector_shift is not None:
+        center = center + _in_world("detector_shift", detector_shift, axes)
+    return Pose(source, center, axes)
 
 
 def _series(squared: Tensor, coefficients: Sequence[float]) -> Tensor:

@@ -123,7 +123,7 @@ class Evidence:
         self.weights = _inverse_variance(self.image, self.small) * self.shown
         self.flag = torch.full((1,), float(calibrated), device=self.image.device)
         with torch.no_grad():
-            self.start, self.context = self.network.prepare_first_stage(self.image, self.matrices, self.flag)
+            self.start, self.context = self.network.prepare_stage(self.image, self.matrices, self.flag, number=1)
 
     def _project(self, mu: Tensor, matrices: Tensor) -> Tensor:
         return apply_projector(mu, matrices, self.affine, (self.small.shape[2], self.small.shape[3]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.inferers import Inferer
@@ -23,6 +23,19 @@ from progressive_cascade.projector import prefer_backend
 _ITERATIONS = 3
 # The cascade's further arguments in their order.
 _ARGUMENTS = ("projection_matrices", "calibrated", "window", "weights", "coarse")
+
+
+class _Given(NamedTuple):
+    """What is known of the radiographs, see :meth:`ProgressiveCascade.forward`."""
+
+    projection_matrices: Tensor | None = None
+    calibrated: Tensor | None = None
+    weights: Tensor | None = None
+
+    def matrices(self, image: Tensor, cascade: ProgressiveCascade) -> Tensor:
+        """(1 or b, view, 3, 4), the cascade's own where none are given."""
+        given = self.projection_matrices
+        return (cascade.projection_matrices[None] if given is None else given).to(image)
 
 
 class CascadeInferer(Inferer):
@@ -106,74 +119,50 @@ class CascadeInferer(Inferer):
         if not isinstance(cascade, ProgressiveCascade) or cascade.training:
             with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
                 return network(inputs, *args, **kwargs)
-        given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
-        window, coarse = given.pop("window", None), given.pop("coarse", None)
+        named = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+        window, coarse = named.pop("window", None), named.pop("coarse", None)
+        given = _Given(**named)
         with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
             if self.refine_settings.steps and window is None and coarse is None:
-                inputs, given, coarse = self._refine(inputs, cascade, **given)
+                inputs, given, coarse = self._refine(inputs, cascade, given)
             if cascade.stage == 1 and coarse is not None:
                 volume = coarse
             elif window is None and cascade.stage > 1 and min(self.roi_size or [cascade.grid]) < cascade.grid:
-                volume = self._by_windows(inputs, cascade, coarse=coarse, **given)
+                volume = self._by_windows(inputs, cascade, given, coarse)
             else:
-                volume = network(inputs, window=window, coarse=coarse, **given)
-            return self._solve(volume, inputs, cascade, **given) if self.consistency_rounds else volume
+                volume = network(inputs, window=window, coarse=coarse, **given._asdict())
+            return self._solve(volume, inputs, cascade, given) if self.consistency_rounds else volume
 
-    def _refine(
-        self,
-        image: Tensor,
-        cascade: ProgressiveCascade,
-        projection_matrices: Tensor | None = None,
-        calibrated: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Any], Tensor]:
-        """The radiographs as calibrated, the network's further arguments, and stage 1's refined volume."""
-        matrices = cascade.projection_matrices[None] if projection_matrices is None else projection_matrices
-        flags = [True] * len(image) if calibrated is None else (calibrated > 0).tolist()
+    def _refine(self, image: Tensor, cascade: ProgressiveCascade, given: _Given) -> tuple[Tensor, _Given, Tensor]:
+        """The radiographs as calibrated, what is known of them then, and stage 1's refined volume."""
+        flags = [True] * len(image) if given.calibrated is None else (given.calibrated > 0).tolist()
         known = ["calibrated" if flag else self.intensities for flag in flags]
-        found = refine(cascade, image, matrices.to(image), known=known, settings=self.refine_settings, mask=weights)
+        matrices = given.matrices(image, cascade)
+        found = refine(cascade, image, matrices, known=known, settings=self.refine_settings, mask=given.weights)
         sure = torch.ones(len(image), device=image.device)
-        return (
-            found.image,
-            {"projection_matrices": found.matrices, "calibrated": sure, "weights": weights},
-            found.volume,
-        )
+        return found.image, _Given(found.matrices, sure, given.weights), found.volume
 
     def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:
         # A scripted projector cannot leave autocast by itself, and line integrals in half precision are worthless.
         scripted = isinstance(network, torch.jit.ScriptModule)
         return mixed_precision(device_type, self.amp_dtype) if self.amp and not scripted else nullcontext()
 
-    def _solve(
-        self,
-        volume: Tensor,
-        image: Tensor,
-        cascade: ProgressiveCascade,
-        projection_matrices: Tensor | None = None,
-        calibrated: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        given = cascade.projection_matrices[None] if projection_matrices is None else projection_matrices
-        matrices = given.to(image).expand(len(image), -1, -1, -1)
+    def _solve(self, volume: Tensor, image: Tensor, cascade: ProgressiveCascade, given: _Given) -> Tensor:
+        matrices = given.matrices(image, cascade).expand(len(image), -1, -1, -1)
         noise = float(estimate_noise(image).max())
         solver = DataConsistency(cascade.grid, EXTENT / cascade.grid, _ITERATIONS, noise=noise).to(image.device)
         for _ in range(self.consistency_rounds):
-            volume = solver(volume, image, matrices, calibrated, weights)
+            volume = solver(volume, image, matrices, given.calibrated, given.weights)
         return volume
 
     def _by_windows(
         self,
         image: Tensor,
         cascade: ProgressiveCascade,
-        projection_matrices: Tensor | None = None,
-        calibrated: Tensor | None = None,
-        *,
-        weights: Tensor | None = None,
-        coarse: Tensor | None = None,
+        given: _Given,
+        coarse: Tensor | None,
     ) -> Tensor:
-        prior, context = cascade.prepare_last_stage(image, projection_matrices, calibrated, weights, coarse)
+        prior, context = cascade.prepare_stage(image, *given, coarse)
         last = cascade.stages[-1]
         volumes = []
         for b in range(len(image)):
@@ -195,5 +184,5 @@ class CascadeInferer(Inferer):
                 progress=self.progress,
             )
             volumes.append(volume)
-        matrices = context.matrices
-        return last.consistency(torch.cat(volumes), image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
+        known = (context.matrices, given.calibrated, given.weights)
+        return last.consistency(torch.cat(volumes), image, *known)  # pyright: ignore[reportCallIssue]

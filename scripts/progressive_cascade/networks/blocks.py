@@ -51,6 +51,17 @@ class Block(nn.Module):
         super().__init__()
         self.gradient_checkpointing = False
 
+    def forward(self, x: Tensor) -> Tensor:
+        """One tensor in, one of the same shape out; a block that reads more has a forward of its own."""
+        if not torch.jit.is_scripting():
+            if self.gradient_checkpointing and self.training:
+                return checkpoint(self.compute, x, use_reentrant=False)
+        return self.compute(x)
+
+    def compute(self, x: Tensor) -> Tensor:
+        """What the block does."""
+        raise NotImplementedError
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer normalisation over the channels of each pixel or voxel, without a scale of its own: a convolution follows.
@@ -84,15 +95,8 @@ class ResidualBlock(Block):
         self.conv1 = conv(spatial_dims, channels, channels)
         self.conv2 = zero_init(conv(spatial_dims, channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, c, ...) -> (b, c, ...)."""
-        if not torch.jit.is_scripting():
-            if self.gradient_checkpointing and self.training:
-                return checkpoint(self.compute, x, use_reentrant=False)
-        return self.compute(x)
-
     def compute(self, x: Tensor) -> Tensor:
-        """The block itself."""
+        """(b, c, ...) -> (b, c, ...)."""
         return x + self.conv2(F.silu(self.conv1(self.enter(x))))
 
 
@@ -140,15 +144,8 @@ class SelfAttentionBlock(Block):
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = _mlp(dim, mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (b, n, dim) -> (b, n, dim)."""
-        if not torch.jit.is_scripting():
-            if self.gradient_checkpointing and self.training:
-                return checkpoint(self.compute, x, use_reentrant=False)
-        return self.compute(x)
-
     def compute(self, x: Tensor) -> Tensor:
-        """The block itself."""
+        """x (b, n, dim) -> (b, n, dim)."""
         normed = self.norm_self(x)
         x = x + self.self_attention(normed, normed)
         return x + self.mlp(self.norm_mlp(x))

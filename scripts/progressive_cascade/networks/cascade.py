@@ -71,20 +71,18 @@ class ProgressiveCascade(nn.Module):
         freeze_earlier: bool = False,
     ) -> None:
         super().__init__()
-        if stage not in range(1, NUM_STAGES + 1):
-            raise ValueError(f"stage must be 1, 2 or 3, got {stage}")
         beam = parse_beam(geometry)
-        self.stage = stage
+        self.stage = _parse_stage(stage)
         self.freeze_earlier = freeze_earlier
         self.image_size = _image_size(beam)
         self.start_value = _START
         sizes = {"image_size": self.image_size, "num_views": len(beam.views), "dim": token_dim, "num_heads": num_heads}
         reads_features = cross_attention or (lift_channels > 0 and lift_pixels)
-        self.xray = (
-            XrayConditioningModule(**sizes, channels=encoder_channels, depth=vit_depth, cross_view=cross_view)
-            if reads_features
-            else None
-        )
+        self.xray: Optional[XrayConditioningModule] = None
+        if reads_features:
+            self.xray = XrayConditioningModule(
+                **sizes, channels=encoder_channels, depth=vit_depth, cross_view=cross_view
+            )
         self.stages = nn.ModuleList(
             RefinementStage(
                 **sizes,
@@ -164,13 +162,13 @@ class ProgressiveCascade(nn.Module):
                 the volume is the upsampled earlier stage, without the closing consistency step. For training on crops.
             weights: (b, view, s, s), 1 where a pixel shows the patient and 0 where it says nothing of him (a shutter, a
                 marker): data consistency and what it leaves unexplained pass over these; default: all show him.
-            coarse: see :meth:`prepare_last_stage`.
+            coarse: see :meth:`prepare_stage`.
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32: :func:`progressive_cascade.attenuation.unit_to_hu` gives HU.
         """
         matrices = self._matrices(image, projection_matrices)
-        volume, context = self.prepare_last_stage(image, matrices, calibrated, weights, coarse)
+        volume, context = self.prepare_stage(image, matrices, calibrated, weights, coarse)
         last = self.stages[-1]
         if window is not None:
             x, y, z = window[0], window[1], window[2]
@@ -182,39 +180,16 @@ class ProgressiveCascade(nn.Module):
         refined = last(volume, [0, 0, 0], context)
         return last.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
 
-    def prepare_first_stage(
-        self,
-        image: Tensor,
-        projection_matrices: Optional[Tensor] = None,
-        calibrated: Optional[Tensor] = None,
-        weights: Optional[Tensor] = None,
-    ) -> Tuple[Tensor, StageContext]:
-        """What stage 1 starts from: the constant volume, and what it reads from the radiographs.
-
-        Args:
-            image: line integrals (b, view, s, s).
-            projection_matrices: see :meth:`forward`.
-            calibrated: see :meth:`forward`.
-            weights: see :meth:`forward`.
-
-        Returns:
-            (b, 1, s / 8, s / 8, s / 8), and the context.
-        """
-        levels, tokens = self._encode(image)
-        volume = self._start(image)
-        matrices = self._matrices(image, projection_matrices)
-        context = self.stages[0].context(volume, levels[0], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
-        return volume, context
-
-    def prepare_last_stage(
+    def prepare_stage(
         self,
         image: Tensor,
         projection_matrices: Optional[Tensor] = None,
         calibrated: Optional[Tensor] = None,
         weights: Optional[Tensor] = None,
         coarse: Optional[Tensor] = None,
+        number: Optional[int] = None,
     ) -> Tuple[Tensor, StageContext]:
-        """Everything up to the last stage, so that it can run window by window.
+        """Everything up to a stage, so that it can run window by window, or its weights be refined.
 
         Args:
             image: line integrals (b, view, s, s).
@@ -223,10 +198,12 @@ class ProgressiveCascade(nn.Module):
             weights: see :meth:`forward`.
             coarse: (b, 1, s / 8, s / 8, s / 8), a volume to go on with in place of stage 1's, of a cascade that has
                 more stages than that.
+            number: the stage, 1 to ``stage``; default: the last.
 
         Returns:
-            The volume so far at the output's grid (b, 1, g, g, g), and the context its windows share.
+            The volume so far at the stage's grid (b, 1, g, g, g), and the context its windows share.
         """
+        last = self.stage if number is None else number
         matrices = self._matrices(image, projection_matrices)
         levels, tokens = self._encode(image)
         volume = self._start(image)
@@ -234,9 +211,11 @@ class ProgressiveCascade(nn.Module):
             if index > 0:
                 volume = upsample(volume)
             context = stage.context(volume, levels[index], tokens, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
-            if index == 0 and self.stage > 1 and coarse is not None:
+            if index == last - 1:
+                return volume, context
+            if index == 0 and coarse is not None:
                 volume = coarse.float()
-            elif index < self.stage - 1:
+            else:
                 refined = stage(volume, [0, 0, 0], context)  # pyright: ignore[reportCallIssue]
                 volume = stage.consistency(refined, image, matrices, calibrated, weights)  # pyright: ignore[reportCallIssue]
         return volume, context
@@ -257,6 +236,12 @@ class ProgressiveCascade(nn.Module):
         if projection_matrices is None:
             return self.projection_matrices.unsqueeze(0).expand(image.shape[0], -1, -1, -1)
         return projection_matrices.to(device=image.device, dtype=torch.float32)
+
+
+def _parse_stage(stage: int) -> int:
+    if stage not in range(1, NUM_STAGES + 1):
+        raise ValueError(f"stage must be 1, 2 or 3, got {stage}")
+    return stage
 
 
 def _image_size(beam: ConeBeam) -> int:

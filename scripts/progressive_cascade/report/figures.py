@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from progressive_cascade.report.diagrams import Diagram, blank_figure, draw_diag
 from progressive_cascade.report.drawing import (
     TEXT,
     VIEW_NAMES,
+    Plane,
     caption,
     central_planes,
     color_bar,
@@ -26,6 +28,12 @@ from progressive_cascade.report.drawing import (
     mosaic,
     save_figure,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
+    from matplotlib.image import AxesImage
 
 WINDOWS: dict[str, tuple[float, float]] = {"lung": (1500.0, -600.0), "soft tissue": (400.0, 40.0)}
 """Display windows (width, level) [HU], as set at a reading station."""
@@ -80,20 +88,17 @@ def volume_figure(
         radiographs = _parse_radiographs("radiographs", radiographs)
         widths, first = [side, *widths], 1
     figure, grid = mosaic(widths, [side, side], top=0.3)
-    for row, (name, window) in enumerate(WINDOWS.items()):
-        if radiographs is not None:
+    if radiographs is not None:
+        for row, image in enumerate(radiographs):
             axes = figure.add_subplot(grid[row, 0])
-            draw_radiograph(axes, radiographs[row], row)
+            draw_radiograph(axes, image, row)
             caption(axes, VIEW_NAMES[row])
             if row == 0:
                 heading(axes, "radiographs")
-        for column, plane in enumerate(planes):
-            axes = figure.add_subplot(grid[row, first + column])
-            draw_plane(axes, plane, window=window)
-            if row == 0:
-                heading(axes, plane.name)
-            if column == 0:
-                caption(axes, f"{name}   W {window[0]:g}  L {window[1]:g}")
+    rows = [
+        _Row(f"{name}   W {width:g}  L {level:g}", planes, (width, level)) for name, (width, level) in WINDOWS.items()
+    ]
+    _draw_planes(figure, grid, rows, first=first)
     save_figure(figure, path)
 
 
@@ -128,33 +133,21 @@ def comparison_figure(
     _check_same_shape("reprojected", reprojected, radiographs)
     voxel = _parse_spacing(spacing)
     error = pred_hu.astype(np.float32) - truth_hu
-    slices = {
-        name: central_planes(volume, voxel)
-        for name, volume in (("truth", truth_hu), ("reconstruction", pred_hu), ("reconstruction − truth", error))
-    }
-    side = max(plane.extent[0] for plane in slices["truth"])
-    widths = [*(plane.extent[1] for plane in slices["truth"]), side, side]
+    rows = [
+        _Row("truth", central_planes(truth_hu, voxel), WIDE_WINDOW),
+        _Row("reconstruction", central_planes(pred_hu, voxel), WIDE_WINDOW),
+        _Row("reconstruction − truth", central_planes(error, voxel), None),
+    ]
+    side = max(plane.extent[0] for plane in rows[0].planes)
+    widths = [*(plane.extent[1] for plane in rows[0].planes), side, side]
     figure, grid = mosaic(widths, [side] * 3, top=0.55 if title else 0.3, bottom=0.52)
     if title:
         figure.text(0.006, 1 - 0.09 / figure.get_figheight(), title, fontsize=10, color=TEXT, va="top")
-    for row, (name, planes) in enumerate(slices.items()):
-        for column, plane in enumerate(planes):
-            axes = figure.add_subplot(grid[row, column])
-            drawn = draw_plane(axes, plane, window=WIDE_WINDOW if row < 2 else None)
-            if row == 0:
-                heading(axes, plane.name)
-            if column == 0:
-                caption(axes, name)
+    drawn = _draw_planes(figure, grid, rows)
     color_bar(figure, drawn, first=grid[2, 0], last=grid[2, 2], label="reconstruction − truth [HU]")
     for view in range(2):
         panels = [figure.add_subplot(grid[row, 3 + view]) for row in range(3)]
-        draw_radiograph(panels[0], radiographs[view], view)
-        draw_radiograph(panels[1], reprojected[view], view, like=radiographs[view])
-        drawn = draw_difference(panels[2], reprojected[view] - radiographs[view], view)
-        heading(panels[0], VIEW_NAMES[view])
-        if view == 0:
-            for axes, name in zip(panels, ("radiograph", "re-projected", "difference"), strict=True):
-                caption(axes, name)
+        drawn = _draw_reprojection(panels, radiographs[view], reprojected[view], view)
     color_bar(figure, drawn, first=grid[2, 3], last=grid[2, 4], label="re-projected − radiograph [line integral]")
     save_figure(figure, path)
 
@@ -181,13 +174,15 @@ def hero_figure(
     if not volumes:
         raise ValueError("volumes must hold at least one volume, got none")
     voxel = _parse_spacing(spacing)
-    slices = {name: central_planes(_parse_volume(f"volumes[{name!r}]", hu), voxel) for name, hu in volumes.items()}
-    planes = next(iter(slices.values()))
-    side = max(plane.extent[0] for plane in planes)
+    rows = [
+        _Row(name, central_planes(_parse_volume(f"volumes[{name!r}]", hu), voxel), WIDE_WINDOW)
+        for name, hu in volumes.items()
+    ]
+    side = max(plane.extent[0] for plane in rows[0].planes)
     # The radiographs stand one above the other and share the height of all rows.
-    film = side * len(slices) / 2
-    widths = [film, 0.13 * side, *(plane.extent[1] for plane in planes)]
-    figure, grid = mosaic(widths, [side] * len(slices), top=0.3)
+    film = side * len(rows) / 2
+    widths = [film, 0.13 * side, *(plane.extent[1] for plane in rows[0].planes)]
+    figure, grid = mosaic(widths, [side] * len(rows), top=0.3)
     films = grid[:, 0].subgridspec(2, 1, hspace=0.02)
     for view in range(2):
         axes = figure.add_subplot(films[view])
@@ -198,14 +193,7 @@ def hero_figure(
     arrow = figure.add_subplot(grid[:, 1])
     arrow.set_axis_off()
     arrow.text(0.5, 0.5, "→", fontsize=18, color=TEXT, ha="center", va="center")
-    for row, (name, planes) in enumerate(slices.items()):
-        for column, plane in enumerate(planes):
-            axes = figure.add_subplot(grid[row, 2 + column])
-            draw_plane(axes, plane, window=WIDE_WINDOW)
-            if row == 0:
-                heading(axes, plane.name)
-            if column == 0:
-                caption(axes, name)
+    _draw_planes(figure, grid, rows, first=2)
     save_figure(figure, path)
 
 
@@ -229,6 +217,39 @@ def curves_figure(rows: Sequence[Sequence[Diagram]], path: str | PathLike[str], 
             draw_diagram(axes, diagram)
     figure.suptitle(title, fontsize=10, color=TEXT, x=0.01, ha="left")
     save_figure(figure, path)
+
+
+class _Row(NamedTuple):
+    """Planes of one volume, what they are called, and their window (width, level) [HU]; None: a difference."""
+
+    name: str
+    planes: list[Plane]
+    window: tuple[float, float] | None
+
+
+def _draw_planes(figure: Figure, grid: GridSpec, rows: Sequence[_Row], *, first: int = 0) -> AxesImage:
+    """Draws rows of planes from a column of the grid on, and gives back the last one drawn, for a colour bar."""
+    for index, row in enumerate(rows):
+        for column, plane in enumerate(row.planes):
+            axes = figure.add_subplot(grid[index, first + column])
+            drawn = draw_plane(axes, plane, window=row.window)
+            if index == 0:
+                heading(axes, plane.name)
+            if column == 0:
+                caption(axes, row.name)
+    return drawn
+
+
+def _draw_reprojection(panels: Sequence[Axes], radiograph: np.ndarray, reprojected: np.ndarray, view: int) -> AxesImage:
+    """Draws a radiograph, the same re-projected, and their difference, which is given back."""
+    draw_radiograph(panels[0], radiograph, view)
+    draw_radiograph(panels[1], reprojected, view, like=radiograph)
+    drawn = draw_difference(panels[2], reprojected - radiograph, view)
+    heading(panels[0], VIEW_NAMES[view])
+    if view == 0:
+        for axes, name in zip(panels, ("radiograph", "re-projected", "difference"), strict=True):
+            caption(axes, name)
+    return drawn
 
 
 def _parse_volume(name: str, hu: np.ndarray) -> np.ndarray:

@@ -98,21 +98,14 @@ class SimulateBatch(PrepareBatch):
             ValueError: if the volumes' grid is no multiple of the stage's.
         """
         hu = torch.as_tensor(batchdata["label"]).to(device=device, non_blocking=non_blocking, **kwargs).float()
-        size = hu.shape[2]
-        if hu.dim() != 5 or size % self.grid or len(set(hu.shape[2:])) != 1:
+        if hu.dim() != 5 or hu.shape[2] % self.grid or len(set(hu.shape[2:])) != 1:
             raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
         valid = batchdata.get("valid")
         valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
         matrices = _send(np.stack([self._jittered_matrices() for _ in hu]), hu.device)
-        affine = self._affine(size, hu.device)
-        mu = hu_to_mu(hu, self.energy_kev)
-        clean = project(mu, matrices, affine.expand(len(hu), 4, 4), self.beam.detector_shape)
-        image = clean if self.photons is None else self._noisy(clean, self.photons)
-        calibrated = torch.ones(len(hu), device=hu.device)
-        if self.uncalibrated > 0:
-            image, calibrated = self._decalibrate(image)
+        image, calibrated = self._radiographs(hu, matrices)
         window = self._random_window()
-        factor = size // self.grid
+        factor = hu.shape[2] // self.grid
         targets = {
             "label": hu_to_unit(F.avg_pool3d(hu, factor)),
             "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
@@ -126,6 +119,16 @@ class SimulateBatch(PrepareBatch):
         if window is not None:
             arguments["window"] = window
         return image, targets, (), arguments
+
+    def _radiographs(self, hu: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """Line integrals as they are acquired, and for each sample 1 where their scale and offset are kept."""
+        affine = self._affine(hu.shape[2], hu.device).expand(len(hu), 4, 4)
+        image = project(hu_to_mu(hu, self.energy_kev), matrices, affine, self.beam.detector_shape)
+        if self.photons is not None:
+            image = self._noisy(image, self.photons)
+        if self.uncalibrated > 0:
+            return self._decalibrate(image)
+        return image, torch.ones(len(hu), device=hu.device)
 
     def _affine(self, size: int, device: torch.device) -> Tensor:
         """Voxel index of a cube's grid to RAS mm, float32 (4, 4); sent to a device once."""
