@@ -16,7 +16,7 @@ LONG := $(addprefix benchmarks/,cascade.py refine.py robustness.py results_evalu
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench ablation results tables robustness uncertainty clean
+.PHONY: help demo quick test lint bench ablation results tables refine robustness uncertainty clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make ablation    what each part of the cascade earns (an hour, resumable)"
 	@echo "make results     evaluate the weights (half an hour, resumable; DATASET=folder adds its test patients), then \`make tables\`"
 	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
+	@echo "make refine      what refining on a case's own X-rays gains (hours, resumable; DATASET=folder)"
 	@echo "make robustness  what wrong angles, distances, noise and intensities cost (an hour, resumable; DATASET=folder)"
 	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
 	@echo "make clean       remove .venv, caches and build products"
@@ -54,6 +55,11 @@ results: .venv/.installed
 	$(BIN)/python benchmarks/results_tables.py
 
 tables: .venv/.installed
+	$(BIN)/python benchmarks/results_tables.py
+
+refine: .venv/.installed
+	$(BIN)/python benchmarks/refine.py --phantoms $(PHANTOMS) $(if $(DATASET),--dataset '$(DATASET)')
+	$(BIN)/python benchmarks/refine.py --grid 256 --phantoms 4 --mirrored 4 --conditions calibrated gain_0.8 $(if $(DATASET),--dataset '$(DATASET)')
 	$(BIN)/python benchmarks/results_tables.py
 
 robustness: .venv/.installed

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What refining stage 1 on the case's own radiographs gains, by what is known of them.
 
-    python benchmarks/refine.py --dataset dataset                    # validation, mirrored training CTs, two phantoms
-    python benchmarks/refine.py --dataset dataset --full             # calibrated radiographs at 256³, too
-    python benchmarks/refine.py --conditions calibrated gain_0.8
+    python benchmarks/refine.py --dataset dataset                                  # 64³: every condition, every case
+    python benchmarks/refine.py --dataset dataset --grid 256 --conditions calibrated gain_0.8
+    python benchmarks/refine.py --dataset dataset --variants last_level rate_0.001 # ablation, at 64³
 
-Every condition is measured without and with refinement, on stage 1's own grid (protocol `native` against the CT
-averaged to 64³). Cases stand in an order in which a part of them is already useful; what is in ``refine.json`` is not
-measured again.
+Protocol: radiographs are simulated from the CT at 256³ under a condition, taken for what the condition says is known of
+them, and reconstructed; scores are `native`, on stage 1's own grid against the CT averaged to 64³, or at 256³ by the
+whole cascade. Dice is the overlap of voxels above -400 HU (body) and between -950 and -500 HU (lungs). What is in the
+JSON file is not measured again; cases stand in an order in which a part of them is already useful. The tables of
+EXPERIMENTS.md are made from it by `make tables`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +29,17 @@ from torch import Tensor
 
 from progressive_cascade import ConeBeam
 from progressive_cascade.attenuation import unit_to_hu
+from progressive_cascade.consistency import DataConsistency, estimate_noise
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import parse_truth, score_volume
 from progressive_cascade.geometry.views import view_name
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import file_hash, load_cascade, reconstruct
+from progressive_cascade.inference.reconstruct import file_hash, load_cascade
 from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.io import finite, read_json, save_json
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.physics import Exposure
 from progressive_cascade.physics.simulate import expose
@@ -50,6 +56,17 @@ CONDITIONS = (
     "lateral_turned_2",
     "photons_10000",
 )
+VARIANTS: dict[str, dict[str, Any]] = {
+    "on": {},
+    "rate_0.0001": {"learning_rate": 1e-4},
+    "rate_0.001": {"learning_rate": 1e-3},
+    "decoder": {"parameters": ("unet.up", "unet.decode", "unet.out")},
+    "last_layer": {"parameters": ("unet.out",)},
+    "no_discrepancy": {"discrepancy": 0.0},
+    "steps_30": {"steps": 30, "discrepancy": 0.0},
+    "pose": {"pose": True},
+}
+"""Ways to refine: what differs from the default. Beside them `voxels`: conjugate gradients instead, ten steps."""
 _KNOWN = {"gain_0.8": "scaled", "gain_1.2": "scaled", "offset_0.3": "scaled", "display_curve": "display"}
 _LUNG_HU, _BODY_HU = (-950.0, -500.0), -400.0
 
@@ -81,77 +98,114 @@ def dice(hu: np.ndarray, truth: np.ndarray, low: float, high: float) -> float:
     return float(2 * (ours & theirs).sum() / max(1, ours.sum() + theirs.sum()))
 
 
-def score(hu: np.ndarray, case: Case) -> dict[str, float]:
-    """Scores of a volume on its own grid."""
-    truth = case if case.hu.shape[0] == len(hu) else case.at_grid(len(hu))
-    scores = score_volume(hu, parse_truth(truth.hu, valid=truth.valid), ["native"])
-    kept = {
-        name: scores[name]
-        for name in ("native_psnr_3d_db", "native_ssim_3d", "native_body_psnr_3d_db")
-        if name in scores
-    }
-    return kept | {
-        "body_dice": dice(hu, truth.hu, _BODY_HU, np.inf),
-        "lung_dice": dice(hu, truth.hu, *_LUNG_HU),
-    }
+def scorer(case: Case, grid: int) -> Callable[[Tensor], dict[str, float]]:
+    """Scores of a volume (1, 1, g, g, g) in [0, 1] on a grid."""
+    case = case if case.hu.shape[0] == grid else case.at_grid(grid)
+    truth = parse_truth(case.hu, valid=case.valid)
+
+    def score(unit: Tensor) -> dict[str, float]:
+        hu = unit_to_hu(unit[0, 0].clamp(0, 1)).round().numpy()
+        scores = score_volume(hu, truth, ["native"])
+        return {
+            "psnr": scores["native_psnr_3d_db"],
+            "ssim": scores["native_ssim_3d"],
+            "body_dice": dice(hu, case.hu, _BODY_HU, np.inf),
+            "lung_dice": dice(hu, case.hu, *_LUNG_HU),
+        }
+
+    return score
 
 
-def measure(case: Case, condition: str, network: Any, settings: RefineSettings) -> list[dict[str, Any]]:
-    """Without and with refinement, at 64³."""
-    image, known = take(case, condition), _KNOWN.get(condition, "calibrated")
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function returns, and the CPU seconds it took."""
+    start = time.process_time()
+    return work(), time.process_time() - start
+
+
+class Steps:
+    """The PSNR after every step, and the time that scoring took."""
+
+    def __init__(self, score: Callable[[Tensor], dict[str, float]]) -> None:
+        self.score, self.psnr, self.cpu_s = score, [], 0.0
+
+    def __call__(self, step: int, volume: Tensor) -> None:
+        """Takes note of a step's volume."""
+        scores, seconds = timed(partial(self.score, volume))
+        self.psnr.append(scores["psnr"])
+        self.cpu_s += seconds
+
+
+def measure_coarse(
+    case: Case, condition: str, network: ProgressiveCascade, settings: RefineSettings, variants: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Without refinement and by each of its variants, on stage 1's own grid."""
+    image, known, score = take(case, condition), _KNOWN.get(condition, "calibrated"), scorer(case, network.grid)
     matrices, rows = network.projection_matrices[None], []
-    flag = torch.tensor([float(known == "calibrated")])
-    start = time.process_time()
     with torch.no_grad():
-        before = network(image, matrices, flag)
-    rows.append({"refined": False, "cpu_s": time.process_time() - start, **_scores(before, case)})
-    start = time.process_time()
-    found = refine(network, image, matrices, known=known, settings=settings)
-    report = found.reports[0].to_dict()
-    rows.append(
-        {"refined": True, "cpu_s": time.process_time() - start, **_scores(found.volume, case), "report": report}
-    )
-    if known != "calibrated":
-        # What a pair is worth that is believed to be line integrals, the fault's full price.
-        with torch.no_grad():
-            rows.append({"refined": False, "believed": True, **_scores(network(image, matrices), case)})
+        flag = torch.tensor([float(known == "calibrated")])
+        unrefined, seconds = timed(lambda: network(image, matrices, flag))
+        rows.append({"variant": "off", "cpu_s": seconds, "scores": score(unrefined)})
+        if known != "calibrated":
+            # What a pair is worth that is believed to be line integrals, the fault's full price.
+            rows.append({"variant": "believed", "scores": score(network(image, matrices))})
+    for variant in variants:
+        if variant == "voxels":
+            noise = float(estimate_noise(image).max())
+            solver = DataConsistency(network.grid, EXTENT / network.grid, 10, noise=noise)
+            with torch.no_grad():
+                volume, seconds = timed(partial(solver, unrefined, image, matrices))
+            rows.append({"variant": variant, "cpu_s": seconds, "scores": score(volume)})
+            continue
+        steps = Steps(score)
+        chosen = replace(settings, **VARIANTS[variant])
+        found, seconds = timed(partial(refine, network, image, matrices, known=known, settings=chosen, observe=steps))
+        kept = {"report": found.reports[0].to_dict(), "psnr_by_step": steps.psnr}
+        rows.append({"variant": variant, "cpu_s": seconds - steps.cpu_s, "scores": score(found.volume), **kept})
     return rows
 
 
-def _scores(unit: Tensor, case: Case) -> dict[str, Any]:
-    return {"scores": score(unit_to_hu(unit[0, 0].clamp(0, 1)).round().numpy(), case)}
+def measure_full(
+    case: Case, condition: str, network: ProgressiveCascade, settings: RefineSettings, variants: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The same at 256³ by the whole cascade; where intensities were fitted, also with them not taken for true."""
+    image, known, score = take(case, condition), _KNOWN.get(condition, "calibrated"), scorer(case, network.grid)
+    matrices, inferer, rows = network.projection_matrices[None], CascadeInferer(amp=True), []
+    flag = torch.tensor([float(known == "calibrated")])
 
+    def finish(variant: str, image: Tensor, flag: Tensor, coarse: Tensor | None, **more: Any) -> None:
+        with torch.inference_mode():
+            volume, seconds = timed(lambda: inferer(image, network, matrices, flag, coarse=coarse))
+        rows.append({"variant": variant, "cpu_s": seconds + more.pop("cpu_s", 0.0), "scores": score(volume), **more})
+        if coarse is not None:
+            large = torch.nn.functional.interpolate(coarse, volume.shape[2:], mode="trilinear", align_corners=False)
+            rows[-1]["stage_1_psnr"] = score(large)["psnr"]
 
-def measure_full(case: Case, condition: str, network: Any, settings: RefineSettings) -> list[dict[str, Any]]:
-    """Without and with refinement, at 256³ by the whole cascade."""
-    image, known = take(case, condition), _KNOWN.get(condition, "calibrated")
-    rows = []
-    for steps in (0, settings.steps):
-        start = time.process_time()
-        result = reconstruct(
-            image[0].numpy(),
-            ConeBeam(),
-            network=network,
-            inferer=CascadeInferer(amp=True),
-            calibrated=known == "calibrated",
-            intensities="display" if known == "calibrated" else known,
-            refine=replace(settings, steps=steps),
-        )
-        row = {"refined": steps > 0, "cpu_s": time.process_time() - start, "scores": score(result.hu, case)}
-        rows.append(row)
+    # No step: the very volume the cascade makes by itself.
+    sure = known == "calibrated"
+    unrefined = refine(network, image, matrices, settings=replace(settings, steps=0)).volume if sure else None
+    finish("off", image, flag, unrefined)
+    for variant in variants:
+        chosen = replace(settings, **VARIANTS[variant])
+        found, seconds = timed(partial(refine, network, image, matrices, known=known, settings=chosen))
+        report = found.reports[0].to_dict()
+        finish(variant, found.image, torch.ones(1), found.volume, report=report, cpu_s=seconds)
+        if not sure:
+            finish(f"{variant}_not_consistent", found.image, flag, found.volume)
     return rows
 
 
-def cases(dataset: Path | None, phantoms: int, *, test: bool) -> list[tuple[str, dict[str, Any]]]:
+def cases(dataset: Path | None, *, phantoms: int, mirrored: int, test: bool) -> list[tuple[str, dict[str, Any]]]:
     """Items by kind: validation, mirror images of training patients and phantoms in turn, then test patients."""
     made = [("phantom", item) for item in evaluation_items(num_phantoms=phantoms)] if phantoms else []
     if dataset is None:
         return made
-    mirrored = [("mirrored", item) for item in evaluation_items(dataset, "training")]
-    mixed = [one for pair in zip(mirrored, made, strict=False) for one in pair]
-    rest = mirrored[len(made) :] + made[len(mirrored) :]
-    first = [("validation", item) for item in evaluation_items(dataset, "validation")]
-    return [*first, *mixed, *rest, *([("test", item) for item in evaluation_items(dataset, "test")] if test else [])]
+    if test:
+        return [("test", item) for item in evaluation_items(dataset, "test")]
+    training = sorted(evaluation_items(dataset, "training"), key=lambda item: "thorax" not in item["patient"])
+    strangers = [("mirrored", item) for item in training[:mirrored]]
+    mixed = [one for pair in zip(strangers, made, strict=False) for one in pair]
+    rest = strangers[len(made) :] + made[len(strangers) :]
+    return [("validation", item) for item in evaluation_items(dataset, "validation")] + mixed + rest
 
 
 def open_case(kind: str, item: dict[str, Any]) -> Case:
@@ -163,40 +217,50 @@ def open_case(kind: str, item: dict[str, Any]) -> Case:
     return Case(f"mirrored_{case.name}", case.patient, case.hu[::-1].copy(), case.affine, valid)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(options: argparse.Namespace, path: Path) -> None:
     """Measure what is left."""
+    full = options.grid == 256
+    settings = RefineSettings(steps=options.steps)
+    weights = bundle_root() / "models" / ("model.pt" if full else "stage1_best.pt")
+    heading = {"sha256": file_hash(weights), "steps": options.steps}
+    report = read_json(path) if path.is_file() else {"settings": heading, "rows": []}
+    if report["settings"] != heading:
+        raise UserError(f"{path} must be of the same weights and steps to go on with: move it away")
+    network = load_cascade(weights)
+    for kind, item in cases(options.dataset, phantoms=options.phantoms, mirrored=options.mirrored, test=options.test):
+        name, case = str(item.get("case", item["patient"])), None
+        for condition in options.conditions:
+            key = {"kind": kind, "case": name, "condition": condition}
+            done = {row["variant"] for row in report["rows"] if key.items() <= row.items()}
+            left = [variant for variant in options.variants if variant not in done]
+            if not left:
+                continue
+            case = case or open_case(kind, item)
+            found = (measure_full if full else measure_coarse)(case, condition, network, settings, left)
+            report["rows"] += [{**key, **row} for row in found if row["variant"] not in done]
+            save_json(finite(report), path)
+            told = ", ".join(f"{row['variant']} {row['scores']['psnr']:.2f}" for row in found)
+            print(f"{kind} {name} {condition}: {told} dB", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, help="folder written by `prepare`")
+    parser.add_argument("--dataset", type=Path, help="folder written by `prepare`; without: phantoms alone")
     parser.add_argument("--phantoms", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=RefineSettings().steps)
+    parser.add_argument("--mirrored", type=int, default=11, help="how many mirror images of training CTs")
+    parser.add_argument("--test", action="store_true", help="the test patients alone, once everything is chosen")
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
-    parser.add_argument("--full", action="store_true", help="by the whole cascade at 256³, not stage 1 at 64³")
-    parser.add_argument("--test", action="store_true", help="the test patients, too")
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "voxels"], default=["on"])
+    parser.add_argument("--grid", type=int, choices=(64, 256), default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    path = options.output / ("refine_256.json" if options.grid == 256 else "refine.json")
     try:
-        settings = RefineSettings(steps=options.steps)
-        weights = bundle_root() / "models" / ("model.pt" if options.full else "stage1_best.pt")
-        heading = {"sha256": file_hash(weights), "steps": options.steps}
-        path = options.output / ("refine_256.json" if options.full else "refine.json")
-        report = read_json(path) if path.is_file() else {"settings": heading, "rows": []}
-        if report["settings"] != heading:
-            raise UserError(f"{path} must be of the same weights and steps to go on with: move it away")
-        network = load_cascade(weights)
-        for kind, item in cases(options.dataset, options.phantoms, test=options.test):
-            name = str(item.get("case", item["patient"]))
-            done = {row["condition"] for row in report["rows"] if (row["kind"], row["case"]) == (kind, name)}
-            left = [condition for condition in options.conditions if condition not in done]
-            case = open_case(kind, item) if left else None
-            for condition in left:
-                assert case is not None
-                found = (measure_full if options.full else measure)(case, condition, network, settings)
-                report["rows"] += [{"kind": kind, "case": name, "condition": condition, **row} for row in found]
-                save_json(finite(report), path)
-                gain = [row["scores"]["native_psnr_3d_db"] for row in found[:2]]
-                print(f"{kind} {name} {condition}: {gain[0]:.2f} -> {gain[1]:.2f} dB", flush=True)
+        run(options, path)
     except (UserError, FileNotFoundError) as error:
         print(f"refine: error: {error}", file=sys.stderr)
         return 2

@@ -11,8 +11,9 @@ A table stands between two comments in a Markdown file,
 
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
 table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
-`robustness main` robustness.json, and `uncertainty main` uncertainty.md. What stands between them is replaced. Tables
-whose evaluation has not been run, or not to its end, stay as they are.
+`robustness main` robustness.json, `uncertainty main` uncertainty.md, and `refine …` and `refine_256 …` the files of
+refine.py. What stands between them is replaced. Tables whose evaluation has not been run, or not to its end, stay as
+they are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import atomic_path, read_json
 from published.ablation import ablation_table
+from published.refinement import REFINEMENT_TABLES
 from published.robustness import robustness_table
 from published.tables import TABLES
 
@@ -41,6 +43,7 @@ ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for na
     "ablation main": ablation_table,
     "robustness main": robustness_table,
     "uncertainty main": lambda report: list(report["lines"]),
+    **REFINEMENT_TABLES,
 }
 _END = "<!-- end of results -->"
 _BLOCK = re.compile(rf"<!-- results: (?P<name>[^>]*?) -->\n(?P<body>.*?){re.escape(_END)}", re.DOTALL)
@@ -88,6 +91,9 @@ def _other_reports(results: Path) -> dict[str, Any]:
         reports["ablation"] = read_json(results / "cascade.json")
     if (results / "robustness.json").is_file() and "summary" in (report := read_json(results / "robustness.json")):
         reports["robustness"] = report
+    reports |= {
+        name: read_json(path) for name in ("refine", "refine_256") if (path := results / f"{name}.json").is_file()
+    }
     if (results / "uncertainty.md").is_file():
         reports["uncertainty"] = {"lines": (results / "uncertainty.md").read_text(encoding="utf-8").splitlines()}
     return reports

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +206,47 @@ def reconstruct(
         UserError: if the geometry is not the checkpoint's, the steps are impossible, or there is no body to refine on.
         ValueError: if the image has another shape than the geometry, or is not finite.
     """
+    _check_image(image, beam, weights)
+    check_beam(network, beam)
+    settings = _refine_settings(refine, inferer)
+    inferer = copy(inferer or CascadeInferer(amp=True))
+    # Refined here, where the report is wanted.
+    inferer.refine_settings = RefineSettings(steps=0)
+    given = _to_network(image, beam, weights, network=network, calibrated=calibrated)
+    coarse, report = None, None
+    if settings.steps:
+        known = "calibrated" if calibrated else intensities
+        with prefer_backend(inferer.backend):
+            refined = refine_first_stage(
+                network, given.image, given.matrices, known=known, settings=settings, mask=given.weights
+            )
+        given = replace(given, image=refined.image, matrices=refined.matrices, flag=torch.ones_like(given.flag))
+        coarse, report = refined.volume, refined.reports[0]
+    hu, reprojected = _run_cascade(network, inferer, given, coarse)
+    lines = given.image[0].cpu().numpy()
+    return Reconstruction(
+        hu=hu,
+        affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
+        agreement=agreement(reprojected, lines, beam.views, weights),
+        reprojected=reprojected,
+        image=lines,
+        calibrated=bool(given.flag > 0),
+        weights=weights,
+        refinement=report,
+    )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A pair as the network takes it: line integrals, matrices, whether calibrated, weights or None."""
+
+    image: Tensor
+    matrices: Tensor
+    flag: Tensor
+    weights: Tensor | None
+
+
+def _check_image(image: np.ndarray, beam: ConeBeam, weights: np.ndarray | None) -> None:
     expected = (len(beam.views), *beam.detector_shape)
     if image.shape != expected:
         raise ValueError(f"image must have shape {expected} (views, rows, cols), got {image.shape}")
@@ -213,39 +254,40 @@ def reconstruct(
         raise ValueError(f"image must be finite, got {int((~np.isfinite(image)).sum())} NaN or infinite pixels")
     if weights is not None and (weights.shape != expected or not (weights >= 0).all()):
         raise ValueError(f"weights must be at least 0 and have shape {expected}, got shape {weights.shape}")
-    check_beam(network, beam)
-    settings = _refine_settings(refine, inferer)
-    inferer = copy(inferer or CascadeInferer(amp=True))
-    # Refined here, where the report is wanted.
-    inferer.refine_settings = RefineSettings(steps=0)
+
+
+def _to_network(
+    image: np.ndarray, beam: ConeBeam, weights: np.ndarray | None, *, network: ProgressiveCascade, calibrated: bool
+) -> _Given:
+    """One patient as a batch, where the network is."""
     device = network.projection_matrices.device
-    matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)[None]
-    given = torch.as_tensor(np.ascontiguousarray(image), dtype=torch.float32, device=device)[None]
-    flag, coarse, report = torch.tensor([float(calibrated)], device=device), None, None
-    seen = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)[None]
-    if settings.steps:
-        known = "calibrated" if calibrated else intensities
-        with prefer_backend(inferer.backend):
-            refined = refine_first_stage(network, given, matrices, known=known, settings=settings, mask=seen)
-        given, matrices, flag = refined.image, refined.matrices, torch.ones_like(flag)
-        coarse, report = refined.volume, refined.reports[0]
+
+    def batch(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=device)[None]
+
+    matrices = batch(beam.at((0.0, 0.0, 0.0)).projection_matrices())
+    flag = torch.tensor([float(calibrated)], device=device)
+    return _Given(batch(image), matrices, flag, None if weights is None else batch(weights))
+
+
+def _run_cascade(
+    network: ProgressiveCascade, inferer: CascadeInferer, given: _Given, coarse: Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The CT at 256³, int16 [HU], and its line integrals (view, rows, cols)."""
     with torch.inference_mode():
-        unit = inferer(given, network, projection_matrices=matrices, calibrated=flag, weights=seen, coarse=coarse)
+        unit = inferer(
+            given.image,
+            network,
+            projection_matrices=given.matrices,
+            calibrated=given.flag,
+            weights=given.weights,
+            coarse=coarse,
+        )
         unit = torch.nn.functional.interpolate(unit, VOLUME_SHAPE, mode="trilinear", align_corners=False).clamp(0, 1)
         hu = unit_to_hu(unit).round()
         centered = torch.as_tensor(volume_affine(VOLUME_SHAPE, VOXEL_SIZE))[None]
-        reprojected = project(hu_to_mu(hu), matrices, centered, beam.detector_shape)[0].cpu().numpy()
-    lines = given[0].cpu().numpy()
-    return Reconstruction(
-        hu=hu[0, 0].to(torch.int16).cpu().numpy(),
-        affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
-        agreement=agreement(reprojected, lines, beam.views, weights),
-        reprojected=reprojected,
-        image=lines,
-        calibrated=bool(flag > 0),
-        weights=weights,
-        refinement=report,
-    )
+        reprojected = project(hu_to_mu(hu), given.matrices, centered, (given.image.shape[2], given.image.shape[3]))
+    return hu[0, 0].to(torch.int16).cpu().numpy(), reprojected[0].cpu().numpy()
 
 
 def _refine_settings(refine: int | RefineSettings | None, inferer: CascadeInferer | None) -> RefineSettings:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ class RefineSettings:
         learning_rate: of Adam.
         parameters: what the names of the tuned parameters of stage 1 start with; empty: all of them.
         held_out: share of the radiographs' patches that is kept out of the loss.
+        discrepancy: refining stops where the loss, as a multiple of what noise and grid let expect, is no larger; 0:
+            never.
         pose: also fit an in-plane shift and three turns of each view.
         seed: of the choice of patches.
 
@@ -59,6 +61,7 @@ class RefineSettings:
     learning_rate: float = 3e-4
     parameters: tuple[str, ...] = ()
     held_out: float = 0.1
+    discrepancy: float = 1.0
     pose: bool = False
     seed: int = 0
 
@@ -69,6 +72,8 @@ class RefineSettings:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}")
+        if not self.discrepancy >= 0:
+            raise ValueError(f"discrepancy must not be negative, got {self.discrepancy}")
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def refine(
     known: str | Sequence[str] = "calibrated",
     settings: RefineSettings | None = None,
     mask: Tensor | None = None,
+    observe: Callable[[int, Tensor], None] | None = None,
 ) -> Refinement:
     """Refine stage 1 on radiographs; the network stays as it is, and the same input gives the same result.
 
@@ -141,6 +147,7 @@ def refine(
         known: of each sample's intensities, see :data:`progressive_cascade.inference.calibration.KNOWN`.
         settings: default: :class:`RefineSettings`.
         mask: 1 where a pixel shows the patient, 0 where it must not count (b, view, rows, cols).
+        observe: called with the number of steps taken so far and the volume they lead to, for every sample in turn.
 
     Returns:
         Stage 1's volume, and what was found on the way.
@@ -150,14 +157,11 @@ def refine(
         ValueError: if an argument does not fit.
     """
     settings = settings or RefineSettings()
-    levels = [known] * len(image) if isinstance(known, str) else list(known)
-    if len(levels) != len(image):
-        raise ValueError(f"known must be one word or {len(image)}, got {levels}")
     found = []
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         # Tensors made in inference mode cannot be differentiated through; copies made here can.
         given, places = image.float().clone(), matrices.float().expand(len(image), -1, -1, -1).clone()
-        for b, level in enumerate(levels):
+        for b, level in enumerate(_per_sample(known, len(image))):
             evidence = Evidence(
                 network,
                 given[b : b + 1],
@@ -168,7 +172,19 @@ def refine(
                 seed=settings.seed,
                 mask=None if mask is None else mask[b : b + 1].clone(),
             )
-            found.append(_tune(evidence, settings))
+            found.append(_tune(evidence, settings, observe))
+    return _join(found)
+
+
+def _per_sample(known: str | Sequence[str], samples: int) -> list[str]:
+    levels = [known] * samples if isinstance(known, str) else list(known)
+    if len(levels) != samples:
+        raise ValueError(f"known must be one word or {samples}, got {levels}")
+    return levels
+
+
+def _join(found: Sequence[Refinement]) -> Refinement:
+    """A batch of what was found sample by sample, whose warnings are logged."""
     reports = [report for one in found for report in one.reports]
     for line in (line for report in reports for line in report.warnings):
         _log.warning("refine: %s", line)
@@ -193,7 +209,9 @@ class _State:
     edges: list[str]
 
 
-def _tune(evidence: Evidence, settings: RefineSettings) -> Refinement:
+def _tune(
+    evidence: Evidence, settings: RefineSettings, observe: Callable[[int, Tensor], None] | None = None
+) -> Refinement:
     """Passes that calibrate, then steps; the volume that explains the held-back patches best is taken."""
     weights = _copy_parameters(evidence.stage, settings.parameters)
     if evidence.searches:
@@ -206,10 +224,12 @@ def _tune(evidence: Evidence, settings: RefineSettings) -> Refinement:
             volume, explained = evidence.predict(weights)
             loss, held_loss = evidence.losses(explained)
         now = _look(evidence, step, loss, held_loss, volume.detach(), explained.detach())
+        if observe is not None:
+            observe(step, now.volume)
         if step == 0:
             first = best = now
         best = now if now.held_loss < best.held_loss else best
-        stopped = _reason_to_stop(now, best, lowest, settings.steps)
+        stopped = _reason_to_stop(now, best, lowest, settings)
         lowest = min(lowest, now.loss)
         if stopped:
             break
@@ -247,15 +267,15 @@ def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume
     )
 
 
-def _reason_to_stop(now: _State, best: _State, lowest: float, steps: int) -> str:
+def _reason_to_stop(now: _State, best: _State, lowest: float, settings: RefineSettings) -> str:
     """Why no further step is taken; empty: one is."""
     if not math.isfinite(now.loss) or now.loss > _RISE * lowest:
         return "rising"
-    if now.loss <= 1.0:
+    if now.loss <= settings.discrepancy:
         return "discrepancy"
     if now.step - best.step >= _PATIENCE:
         return "held_out"
-    return "steps" if now.step == steps else ""
+    return "steps" if now.step == settings.steps else ""
 
 
 def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refinement:
