@@ -17,6 +17,7 @@ from monai.bundle.scripts import run
 from progressive_cascade import __version__
 from progressive_cascade.errors import UserError
 from progressive_cascade.export.configs import read_configs, to_text
+from tests.support.tiny import TINY
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CONFIGS = BUNDLE / "configs"
@@ -35,23 +36,6 @@ STAGE_KEYS = {
     "window",
     "loss_weights",
 }
-TINY = {
-    "geometry": {
-        "source_to_isocenter": 1500,
-        "source_to_detector": 1800,
-        "detector_shape": [64, 64],
-        "pixel_spacing": [6.72, 6.72],
-    },
-    "unet_channels": [[4, 8], [4, 8], [4, 8]],
-    "num_workers": 0,
-    "num_phantoms": 1,
-    "num_validation_phantoms": 1,
-    "batch_size": 1,
-    "epochs": 1,
-    "simulation_grid": 32,
-    "amp": False,
-}
-"""A miniature of the cascade: grids of 8, 16 and 32 voxels."""
 
 
 def _load(name: str) -> dict:

@@ -12,9 +12,10 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
-from tests.bundle.test_configs import BUNDLE, TINY
+from tests.bundle.test_configs import BUNDLE
 from tests.support.exported import export, make_source, make_xrays
 from tests.support.second_device import DEVICE, DeviceTensor, second_device
+from tests.support.tiny import TINY
 
 ON_DEVICE = f"$torch.device('{DEVICE.type}')"
 PRESETS = ("fast", "low_memory", "max_quality", "attention")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of the evaluation protocols, against scikit-image and formulas written out by hand."""
+"""Laws of the native protocol, and of every protocol alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from progressive_cascade.ct.tissues import TISSUES, tissue_classes
@@ -24,55 +23,12 @@ from progressive_cascade.evaluation.metrics import (
     reprojection_psnr,
     score_volume,
 )
-
-_SHAPE = (38, 20, 26)
-
-
-@pytest.fixture(scope="module")
-def volumes() -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and truth in HU, beyond every protocol's window at both ends, with empty slices at one end."""
-    rng = np.random.default_rng(0)
-    target = 900 * gaussian_filter(rng.standard_normal(_SHAPE), 1.5) / 0.05**0.5 - 200
-    prediction = target + 150 * gaussian_filter(rng.standard_normal(_SHAPE), 1.0) + rng.normal(0, 40, _SHAPE)
-    target[:3] = prediction[:3] = -1024
-    assert target.min() < -1024 and target.max() > 1500
-    return prediction, target
-
-
-@pytest.fixture(scope="module")
-def masks() -> tuple[np.ndarray, np.ndarray]:
-    """Masks `valid` and `body` that overlap in part; some slices at the ends hold no voxel of them."""
-    rng = np.random.default_rng(1)
-    valid, body = rng.random(_SHAPE) > 0.4, rng.random(_SHAPE) > 0.5
-    valid[:, :2] = False
-    body[:5] = body[:, :, -4:] = False
-    return valid, body
-
-
-def _unit(hu: np.ndarray, low: float, high: float) -> np.ndarray:
-    return (np.clip(hu, low, high) - low) / (high - low)
-
-
-def _own(scores: dict[str, float], protocol: str) -> dict[str, float]:
-    """The scores over the protocol's own region, without tissues: those the papers print."""
-    marks = [f"{protocol}_{name}" for name in ("valid_", "body_", *TISSUES)]
-    return {name: value for name, value in scores.items() if not name.startswith(tuple(marks))}
-
-
-def _stored(volume: np.ndarray, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """A volume as X2CT's archives hold it: float32 in [0, 1], and that times 2500 as int32."""
-    unit = (np.clip(volume + offset, 0, 2500) / 2500).astype(np.float32)
-    return unit, (unit * 2500 + 0).astype(np.int32)
-
-
-def _slices(mask: np.ndarray, axis: int) -> list[int]:
-    """Indices of the slices across an axis that hold voxels of a mask."""
-    return np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))).tolist()
+from tests.support.scores import SHAPE, unit_scale
 
 
 def test_native_matches_scikit_image(volumes: tuple[np.ndarray, np.ndarray]) -> None:
     """3-D PSNR, 3-D Gaussian SSIM and MAE on [-1024, 1024] HU."""
-    prediction, target = (_unit(volume, -1024, 1024) for volume in volumes)
+    prediction, target = (unit_scale(volume, -1024, 1024) for volume in volumes)
     scores = evaluate_volume(*volumes)
     assert scores["native_psnr_3d_db"] == pytest.approx(
         peak_signal_noise_ratio(target, prediction, data_range=1), abs=1e-6
@@ -89,7 +45,7 @@ def test_native_counts_valid_voxels_alone(
 ) -> None:
     """PSNR, MAE and bias over the mask, SSIM over windows with valid centre, body scores over body and mask."""
     valid, body = masks
-    prediction, target = (_unit(volume, -1024, 1024) for volume in volumes)
+    prediction, target = (unit_scale(volume, -1024, 1024) for volume in volumes)
     scores = evaluate_volume(*volumes, valid=valid, body=body)
     options = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "full": True}
     similarity = structural_similarity(target, prediction, **options)[1]
@@ -111,7 +67,7 @@ def test_native_tissues_are_told_by_the_truth(
 ) -> None:
     """MAE and bias of the voxels between a class's borders; weighted by their voxels they are those of the region."""
     valid, body = masks
-    error = 2048 * (_unit(volumes[0], -1024, 1024) - _unit(volumes[1], -1024, 1024))
+    error = 2048 * (unit_scale(volumes[0], -1024, 1024) - unit_scale(volumes[1], -1024, 1024))
     scores = evaluate_volume(*volumes, valid=valid, body=body)
     for prefix, mask in (("", valid), ("body_", valid & body)):
         total = {"mae": 0.0, "bias": 0.0}
@@ -139,124 +95,10 @@ def test_native_finds_the_body_where_none_is_given(volumes: tuple[np.ndarray, np
     assert evaluate_volume(*volumes) == given
 
 
-@pytest.mark.parametrize("offset", [1000.0, 1024.0])
-def test_x2ct_matches_the_published_formulas(volumes: tuple[np.ndarray, np.ndarray], offset: float) -> None:
-    """Peak 4095 on integers that span 2500, 100 dB for empty slices, 2-D SSIM in 7×7 windows."""
-    (prediction, first), (target, second) = (_stored(volume, offset) for volume in volumes)
-    prediction, target = prediction.astype(np.float64), target.astype(np.float64)
-    scores = evaluate_volume(*volumes, protocol="x2ct", hu_offset=offset)
-    squared = (first.astype(np.float64) - second) ** 2
-    psnr, ssim = [], []
-    for axis in range(3):
-        slices = []
-        for index in range(_SHAPE[axis]):
-            mse = np.take(squared, index, axis).mean()
-            slices.append(100.0 if mse == 0 else 20 * np.log10(4095 / np.sqrt(mse)))
-        psnr.append(np.mean(slices))
-        ssim.append(structural_similarity(target, prediction, data_range=1.0, channel_axis=axis))
-    expected = {
-        "x2ct_mae_unit": np.abs(prediction - target).mean(),
-        "x2ct_mse_unit": ((prediction - target) ** 2).mean(),
-        "x2ct_cosine_unit": (prediction * target).sum() / np.sqrt((prediction**2).sum() * (target**2).sum()),
-        "x2ct_mae_stored": np.sqrt(squared).mean(),
-        "x2ct_mse_stored": squared.mean(),
-        "x2ct_psnr_3d_db": 20 * np.log10(4095 / np.sqrt(squared.mean())),
-        "x2ct_psnr_slicewise_db": np.mean(psnr),
-        "x2ct_ssim_slicewise": np.mean(ssim),
-    }
-    assert max(slices) < 100 and min(psnr) < psnr[0]  # empty slices lie across the first axis alone
-    assert _own(scores, "x2ct") == pytest.approx(expected, abs=1e-6)
-
-
-def test_x2ct_cuts_integers_in_float32() -> None:
-    """Whole HU do not all survive the way through [0, 1]: what int32 cuts off is the archive's float32's."""
-    truth = np.arange(-1024.0, 1476.0)[:2197].reshape(13, 13, 13)
-    scores = evaluate_volume(truth + 1, truth, protocol="x2ct")
-    differences = _stored(truth + 1, 1024)[1] - _stored(truth, 1024)[1]
-    assert set(np.unique(differences)) >= {0, 1}
-    assert scores["x2ct_mae_stored"] == pytest.approx(np.abs(differences).mean(), abs=1e-12)
-
-
-@pytest.mark.parametrize("protocol", ["x2ct", "perx2ct"])
-@pytest.mark.parametrize("region", ["valid", "body"])
-def test_slicewise_scores_of_a_region_leave_out_slices_without_it(
-    protocol: str, region: str, volumes: tuple[np.ndarray, np.ndarray], masks: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """PSNR of a slice is over its masked pixels, its SSIM over windows with masked centre, slices without are none."""
-    valid, body = masks
-    mask = valid if region == "valid" else valid & body
-    (prediction, first), (target, second) = (_stored(volume, 1024) for volume in volumes)
-    prediction, target = prediction.astype(np.float64), target.astype(np.float64)
-    squared, psnr, ssim = (first.astype(np.float64) - second) ** 2, [], []
-    for axis in range(3):
-        at = [mask.take(index, axis) for index in _slices(mask, axis)]
-        mses = [squared.take(index, axis)[where].mean() for index, where in zip(_slices(mask, axis), at, strict=True)]
-        psnr.append(np.mean([100.0 if mse == 0 else 20 * np.log10(4095 / np.sqrt(mse)) for mse in mses]))
-        full = [
-            structural_similarity(target.take(index, axis), prediction.take(index, axis), data_range=1.0, full=True)[1]
-            for index in range(_SHAPE[axis])
-        ]
-        inner = [(part[3:-3, 3:-3], mask.take(index, axis)[3:-3, 3:-3]) for index, part in enumerate(full)]
-        ssim.append(np.mean([part[where].mean() for part, where in inner if where.any()]))
-    scores = evaluate_volume(*volumes, protocol=protocol, valid=valid, body=body)
-    assert scores[f"{protocol}_{region}_psnr_slicewise_db"] == pytest.approx(np.mean(psnr), abs=1e-6)
-    if protocol == "x2ct":
-        assert scores[f"x2ct_{region}_ssim_slicewise"] == pytest.approx(np.mean(ssim), abs=1e-6)
-        assert scores[f"x2ct_{region}_psnr_3d_db"] == pytest.approx(
-            20 * np.log10(4095 / np.sqrt(squared[mask].mean())), abs=1e-6
-        )
-        assert scores[f"x2ct_{region}_mae_unit"] == pytest.approx(np.abs(prediction - target)[mask].mean(), abs=1e-6)
-
-
-def test_x2ct_peak_adds_4_29_db() -> None:
-    """The same error scores 20·log10(4095 / 2500) more than at the peak of its own span."""
-    target = np.zeros((8, 8, 8))
-    scores = evaluate_volume(target + 25, target, protocol="x2ct")
-    assert scores["x2ct_psnr_3d_db"] == pytest.approx(40 + 20 * math.log10(4095 / 2500), abs=0.01)
-
-
-def test_perx2ct_matches_the_published_formulas(
-    volumes: tuple[np.ndarray, np.ndarray], masks: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """PSNR per slice as in x2ct; SSIM of floats at data_range 2, in 3-D windows because of the channel axis."""
-    prediction, target = (_stored(volume, 1024)[0].astype(np.float64) for volume in volumes)
-    valid, body = masks
-    scores = evaluate_volume(*volumes, protocol="perx2ct", valid=valid, body=body)
-    ssim = structural_similarity(target[None], prediction[None], data_range=2.0, channel_axis=0)
-    assert scores["perx2ct_ssim_3d_range2"] == pytest.approx(ssim, abs=1e-6)
-    similarity = structural_similarity(target, prediction, data_range=2.0, full=True)[1]
-    inner = (slice(3, -3),) * 3
-    for region, mask in (("valid", valid), ("body", valid & body)):
-        expected = similarity[inner][mask[inner]].mean()
-        assert scores[f"perx2ct_{region}_ssim_3d_range2"] == pytest.approx(expected, abs=1e-6)
-    x2ct = evaluate_volume(*volumes, protocol="x2ct")
-    assert scores["perx2ct_psnr_slicewise_db"] == x2ct["x2ct_psnr_slicewise_db"]
-    assert set(_own(scores, "perx2ct")) == {"perx2ct_ssim_3d_range2", "perx2ct_psnr_slicewise_db"}
-
-
-def test_xmed_matches_scikit_image(
-    volumes: tuple[np.ndarray, np.ndarray], masks: tuple[np.ndarray, np.ndarray]
-) -> None:
-    """scikit-image's defaults on [-1000, 1024] HU."""
-    prediction, target = (_unit(volume, -1000, 1024) for volume in volumes)
-    valid, body = masks
-    ssim, similarity = structural_similarity(target, prediction, data_range=1.0, full=True)
-    inner = (slice(3, -3),) * 3
-    expected = {
-        "xmed_psnr_3d_db": peak_signal_noise_ratio(target, prediction, data_range=1.0),
-        "xmed_ssim_3d": ssim,
-    }
-    for region, mask in (("valid", valid), ("body", valid & body)):
-        mse = ((prediction - target)[mask] ** 2).mean()
-        expected[f"xmed_{region}_psnr_3d_db"] = -10 * np.log10(mse)
-        expected[f"xmed_{region}_ssim_3d"] = similarity[inner][mask[inner]].mean()
-    assert evaluate_volume(*volumes, protocol="xmed", valid=valid, body=body) == pytest.approx(expected, abs=1e-6)
-
-
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_a_mask_of_everything_changes_nothing(protocol: str, volumes: tuple[np.ndarray, np.ndarray]) -> None:
     """Where every voxel is valid and body, all regions score alike, and as without masks."""
-    everything = np.ones(_SHAPE, dtype=bool)
+    everything = np.ones(SHAPE, dtype=bool)
     scores = evaluate_volume(*volumes, protocol=protocol, valid=everything, body=everything)
     bare = evaluate_volume(*volumes, protocol=protocol)
     assert list(scores) == list(bare)
@@ -353,8 +195,8 @@ def test_a_case_without_a_body_is_refused(protocol: str, volumes: tuple[np.ndarr
     with pytest.raises(ValueError, match="target_hu must show a body among the valid voxels, got nothing above -500"):
         evaluate_volume(air, air, protocol=protocol)
     with pytest.raises(ValueError, match="body must show a body among the valid voxels, got an empty mask"):
-        evaluate_volume(*volumes, protocol=protocol, body=np.zeros(_SHAPE))
-    valid = np.zeros(_SHAPE)
+        evaluate_volume(*volumes, protocol=protocol, body=np.zeros(SHAPE))
+    valid = np.zeros(SHAPE)
     with pytest.raises(ValueError, match="valid must mark at least one scanned voxel"):
         evaluate_volume(*volumes, protocol=protocol, valid=valid)
     valid[:3] = 1  # slices of air

@@ -21,27 +21,15 @@ from progressive_cascade.export import bundle as bundle_module
 from progressive_cascade.export.configs import to_text
 from progressive_cascade.export.weights import build_network
 from progressive_cascade.training.checkpoints import HalfPrecisionState
+from tests.support import tiny
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 BEAM = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
 TINY: dict[str, Any] = {
-    "geometry": {
-        "source_to_isocenter": 1500,
-        "source_to_detector": 1800,
-        "detector_shape": [64, 64],
-        "pixel_spacing": [6.72, 6.72],
-    },
+    **tiny.TINY,
     "grid": "$8 * 2 ** (@stage - 1)",
-    "unet_channels": [[4, 8], [4, 8], [4, 8]],
-    "num_workers": 0,
-    "num_phantoms": 1,
-    "num_validation_phantoms": 1,
-    "batch_size": 1,
-    "epochs": 1,
-    "simulation_grid": 32,
     "window": "${1: None, 2: None, 3: 16}[@stage]",
     "roi_size": 16,
-    "amp": False,
     # SSIM needs 11 voxels a side, the VGG trunk more.
     "loss_weights": {"l1": 1.0, "reprojection": 0.05},
 }

@@ -90,6 +90,35 @@ def num_lines(room: str) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files(room))
 
 
+def long_files(limit: int) -> set[str]:
+    """Python files of more lines than that, but for the kernels of a processor."""
+    found = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
+    return {name for name, lines in found.items() if lines > limit and not is_kernel(name)}
+
+
+def long_functions(limit: int) -> set[str]:
+    """Functions of more lines than that, docstring included, as ``file::name``; kernels are left out."""
+    found = set()
+    for path in sources():
+        name = str(path.relative_to(ROOT))
+        for node in [] if is_kernel(name) else ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            if is_function and (node.end_lineno or node.lineno) - node.lineno + 1 > limit:
+                found.add(f"{name}::{node.name}")
+    return found
+
+
+def sources() -> list[Path]:
+    """Every Python file of the package, its tests, benchmarks and tools."""
+    folders = (PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", "tools")))
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def is_kernel(name: str) -> bool:
+    """Whether a file holds kernels, which a processor wants in one piece."""
+    return name.startswith("scripts/progressive_cascade/projector/") and name.endswith("_kernels.py")
+
+
 def purpose(room: str) -> str:
     """The first sentence of a room's docstring."""
     path = PACKAGE / room

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tests.bundle.test_configs import BUNDLE, TINY
+from tests.bundle.test_configs import BUNDLE
+from tests.support.tiny import TINY
 
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:

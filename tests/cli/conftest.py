@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X-rays and a stand-in for networks, for every command's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from progressive_cascade import ConeBeam, volume_affine
+from progressive_cascade.cli import main
+from progressive_cascade.inference.reconstruct import Reconstruction
+from progressive_cascade.io import save_nifti
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by `simulate` from an ellipsoid that lies off the world's origin."""
+    folder = tmp_path_factory.mktemp("simulate")
+    points = np.indices((64, 64, 64)).transpose(1, 2, 3, 0) - 31.5
+    hu = np.where(((points / [24, 16, 60]) ** 2).sum(-1) < 1, 20, -1000).astype(np.int16)
+    save_nifti(hu, volume_affine((64, 64, 64), 5.6, (40.0, -30.0, 700.0)), folder / "ct.nii.gz")
+    assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
+    return folder / "xrays"
+
+
+@pytest.fixture
+def cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for networks and phantoms: every patient is a cylinder, every reconstruction one of 100 HU more."""
+    shape, spacing = (32, 32, 32), 11.2
+    x, y, _ = np.indices(shape) - 15.5
+    cylinder = np.where(x**2 + y**2 < 100, 0, -1000).astype(np.int16)
+
+    def reconstruct(image: np.ndarray, beam: ConeBeam, *, calibrated: bool = True, **_: object) -> Reconstruction:
+        return Reconstruction(
+            hu=(cylinder + 100).astype(np.int16),
+            affine=volume_affine(shape, spacing, beam.isocenter),
+            agreement={view: {"relative_residual": 0.1, "psnr_db": float("inf")} for view in beam.views},
+            reprojected=image,
+            image=image,
+            calibrated=calibrated,
+        )
+
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.load_cascade", lambda *_, **__: None)
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: None)
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)
+    phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))
+    monkeypatch.setattr("progressive_cascade.phantom.generate_phantom", lambda seed, **_: phantom)
+    weights = tmp_path / "shipped" / "model.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"shipped")
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.default_checkpoint", lambda: weights)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of `evaluate`: every score under its protocol's name, one case or many."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from progressive_cascade import volume_affine
+from progressive_cascade.cli import main
+from progressive_cascade.evaluation.scores import summarize
+from progressive_cascade.io import finite, save_json, save_nifti
+
+
+def test_summary_leaves_out_what_is_not_finite() -> None:
+    """Means are over finite scores, and JSON gets null instead of infinity."""
+    cases = [
+        {"case": str(value), "scores": {"cascade": {"native_psnr": value}}} for value in (20.0, 22.0, float("inf"))
+    ]
+    summary = summarize(cases)["cascade"]["native_psnr"]
+    assert (summary["mean"], summary["std"], summary["num_patients"]) == (21.0, 1.0, 2)
+    assert json.dumps(finite({"a": [float("nan"), 1.0]}), allow_nan=False) == '{"a": [null, 1.0]}'
+
+
+def test_evaluate_writes_scores_and_pictures(cascade: None, tmp_path: Path) -> None:
+    """Per case and in summary, each score under its protocol's name: a shift of 100 HU is an MAE of 100 HU."""
+    output = tmp_path / "evaluation"
+    arguments = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--no-baselines"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    report = json.loads((output / "evaluation_metrics.json").read_text())
+    assert report["protocols"] == ["native"]
+    assert len(report["cases"]) == 2
+    assert report["summary"]["cascade"]["native_mae_hu"]["mean"] == pytest.approx(100.0)
+    assert report["cases"][0]["agreement"]["pa"]["relative_residual"] > 0.05
+    assert len(list(output.glob("comparison_*.png"))) == len(list(output.glob("*.nii.gz"))) == 2
+
+
+def test_evaluate_sample_idx_takes_one_case(cascade: None, tmp_path: Path) -> None:
+    """The case is counted from 0 over the section, and nothing else is evaluated."""
+    every, one = tmp_path / "every", tmp_path / "one"
+    assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--output", str(every)]) == 0
+    assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--sample-idx", "1", "--output", str(one)]) == 0
+    cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (every, one)]
+    assert cases[1] == cases[0][1:]
+
+
+def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A CT that was not prepared for the cascade's grid is named."""
+    for name in ("ct", "valid"):
+        save_nifti(np.ones((16, 16, 16), np.int16), volume_affine((16, 16, 16), 22.4), tmp_path / name / "a.nii.gz")
+    test, training = ({"label": "ct/a.nii.gz", "valid": "valid/a.nii.gz", "patient": name} for name in "ab")
+    save_json({"training": [training], "validation": [], "test": [test]}, tmp_path / "datalist.json")
+    out = tmp_path.with_name("out")
+    assert main(["evaluate", "--dataset", str(tmp_path), "--no-baselines", "--output", str(out)]) == 2
+    assert "case a must lie on the cascade's grid (32, 32, 32), got (16, 16, 16)" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the report page in a browser: what one sees, turns and clicks, and that nothing leaves."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from progressive_cascade.report import ReportCase, write_page
+from tests.support.cases import SIZE
+
+
+@pytest.fixture(scope="module")
+def browser(case: ReportCase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium that shows the page of the small case."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    folder = tmp_path_factory.mktemp("browser")
+    write_page(case, folder / "page.html")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    flags = "headless=new no-sandbox disable-gpu use-angle=swiftshader enable-unsafe-swiftshader no-first-run"
+    quiet = "disable-background-networking disable-component-update disable-sync disable-dev-shm-usage"
+    for flag in f"{flags} {quiet} window-size=1366,1000 user-data-dir={folder / 'profile'}".split():
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        started.set_script_timeout(120)
+        started.get("about:blank")
+        started.get_log("performance")  # of the browser's own first page
+        started.get((folder / "page.html").as_uri())
+        started.execute_async_script(
+            "const done = arguments[0]; const wait = setInterval(() => { const state = document.documentElement."
+            "dataset.ready; if (state === 'all' || state === 'plain') { clearInterval(wait); done(state); } }, 50);"
+        )
+        yield started
+    finally:
+        started.quit()
+
+
+def _pixels(browser: Any, canvas: str = "planes") -> np.ndarray:
+    """What NiiVue draws on a canvas (rows, columns), grey."""
+    import base64
+
+    from PIL import Image
+
+    name = {"planes": "planes", "truth": "truth", "rendering": "rendering"}[canvas]
+    script = f"viewer.{name}.drawScene(); return document.getElementById('{canvas}').toDataURL();"
+    picture = browser.execute_script(script).split(",")[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"), dtype=float)
+
+
+def _click(browser: Any, selector: str) -> None:
+    browser.execute_script(f"document.querySelector('{selector}').click()")
+
+
+def test_browser_shows_the_volume(browser: Any) -> None:
+    """From file://, slices of both CTs and the rendering are no even colour, and the page says that it is ready."""
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "all"
+    for canvas in ("planes", "truth", "rendering"):
+        assert _pixels(browser, canvas).std() > 5, canvas
+
+
+def test_browser_has_the_volume_voxel_by_voxel(browser: Any, case: ReportCase) -> None:
+    """What JavaScript unpacks is what was packed."""
+    found = browser.execute_script("return Array.from(viewer.values)")
+    assert (case.hu == np.array(found).reshape(SIZE, SIZE, SIZE).T).all()
+
+
+def test_browser_shows_the_patients_right_on_the_left(browser: Any) -> None:
+    """Moving towards the patient's right moves the crosshair to the image's left."""
+    script = (
+        "viewer.goTo(0, 60); return viewer.planes.frac2canvasPosWithTile(viewer.planes.scene.crosshairPos, 1).pos[0]"
+    )
+    right = browser.execute_script(script)
+    assert right < browser.execute_script(script.replace("60", "3"))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_browser_slider_changes_the_slice(browser: Any, axis: int) -> None:
+    """A slider moved to another slice changes pixels of both CTs, the read-out and the dots on the radiographs."""
+    script = (
+        f"const s = document.querySelector('.slice[data-axis=\"{axis}\"]'); s.value = arguments[0];"
+        "s.dispatchEvent(new Event('input')); return document.getElementById('readout').textContent"
+    )
+    texts, pictures, truths = [], [], []
+    for index in (12, 41):
+        texts.append(browser.execute_script(script, index))
+        pictures.append(_pixels(browser))
+        truths.append(_pixels(browser, "truth"))
+    assert texts[0] != texts[1]
+    assert np.abs(pictures[0] - pictures[1]).mean() > 0.5
+    assert np.abs(truths[0] - truths[1]).mean() > 0.5
+
+
+def test_browser_wheel_scrolls(browser: Any) -> None:
+    """The wheel over the axial plane goes to another slice."""
+    script = """
+        const c = document.getElementById("planes"), box = c.getBoundingClientRect();
+        const at = { clientX: box.left + box.width / 4, clientY: box.top + 0.75 * box.height, deltaY: 100 };
+        c.dispatchEvent(new WheelEvent("wheel", { ...at, bubbles: true, cancelable: true }));
+        return viewer.voxel()[2];
+    """
+    before = browser.execute_script("viewer.goTo(2, 30); return viewer.voxel()[2]")
+    assert browser.execute_script(script) != before
+
+
+def test_browser_keys_move_and_switch(browser: Any) -> None:
+    """Arrow keys on the slices move the crosshair, digits choose the window."""
+    script = """
+        const press = new KeyboardEvent("keydown", { key: arguments[0], bubbles: true });
+        document.getElementById("planes").dispatchEvent(press);
+        return [viewer.voxel(), document.getElementById("window-state").textContent];
+    """
+    before = browser.execute_script("viewer.goTo(2, 30); return viewer.voxel()")
+    after, _ = browser.execute_script(script, "PageUp")
+    assert after == [before[0], before[1], 31]
+    assert browser.execute_script(script, "3")[1] == "W 1800  L 400"
+    assert browser.execute_script(script, "1")[1] == "W 1500  L -600"
+
+
+@pytest.mark.parametrize(("box", "canvas"), [("uncertainty", "planes"), ("difference", "truth")])
+def test_browser_overlays_change_the_picture(browser: Any, box: str, canvas: str) -> None:
+    """Uncertainty and difference appear, and go again."""
+    before = _pixels(browser, canvas)
+    _click(browser, f"#{box}")
+    browser.execute_async_script("setTimeout(arguments[0], 600)")
+    shown = _pixels(browser, canvas)
+    _click(browser, f"#{box}")
+    browser.execute_async_script("setTimeout(arguments[0], 600)")
+    assert np.abs(shown - before).mean() > 1
+    assert np.abs(_pixels(browser, canvas) - before).mean() < 0.5
+
+
+def test_browser_film_slider_uncovers_the_reprojection(browser: Any) -> None:
+    """The slider under a radiograph moves the edge between both."""
+    script = (
+        "const s = document.querySelector('.cut'); s.value = arguments[0]; s.dispatchEvent(new Event('input'));"
+        "return getComputedStyle(document.querySelector('.plate.again')).clipPath"
+    )
+    assert browser.execute_script(script, 20) != browser.execute_script(script, 80)
+
+
+def test_browser_reports_no_error_and_sends_nothing(browser: Any) -> None:
+    """The console holds no error, and every request is for the page itself or for data inside it."""
+    severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert severe == []
+    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert urls
+    inside = ("file:", "data:", "blob:", "chrome:", "about:")  # chrome: is Chromium's own start page, in the program
+    assert [url for url in urls if not url.startswith(inside)] == []
