@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 
@@ -15,7 +14,7 @@ from progressive_cascade.cli import build_parser, main
 from progressive_cascade.cli.common import check_output_folder, describe_error, select_device
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_nifti
-from tests.support.commands import fails_with
+from tests.support.commands import fails_with, load_image
 
 COMMANDS = ("check", "demo", "phantom", "simulate", "reconstruct", "prepare", "train", "evaluate")
 
@@ -51,10 +50,10 @@ def test_phantom_is_written_as_it_is_generated(tmp_path: Path) -> None:
     ct, labels = tmp_path / "a" / "ct.nii.gz", tmp_path / "labels.nii.gz"
     assert main(["phantom", "--seed", "3", "--size", "16", "--output", str(ct), "--labels", str(labels)]) == 0
     phantom = generate_phantom(3, shape=(16, 16, 16), spacing=22.4)
-    image = nib.load(ct)
+    image = load_image(ct)
     np.testing.assert_array_equal(np.asanyarray(image.dataobj), phantom.hu)
     np.testing.assert_allclose(image.affine, phantom.affine)
-    np.testing.assert_array_equal(np.asanyarray(nib.load(labels).dataobj), phantom.labels)
+    np.testing.assert_array_equal(np.asanyarray(load_image(labels).dataobj), phantom.labels)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["ct.nii.gz", "labels.nii.gz"]
 
 
@@ -74,7 +73,7 @@ def test_simulate_radiographs_stand_on_the_detector(xrays: Path) -> None:
     """Each radiograph is float32 (column, row, 1) with its detector's affine."""
     beam = load_geometry(xrays / "geometry.json")
     for view, name in enumerate(("pa", "lateral")):
-        image = nib.load(xrays / f"{name}.nii.gz")
+        image = load_image(xrays / f"{name}.nii.gz")
         assert image.shape == (512, 512, 1)
         assert image.get_data_dtype() == np.float32
         np.testing.assert_allclose(image.affine, beam.detector_affine(view), atol=1e-3)
@@ -85,7 +84,7 @@ def test_simulate_ellipsoid_has_its_thickness(xrays: Path) -> None:
     from progressive_cascade.attenuation import water_attenuation
 
     for name, axis in (("pa", 16), ("lateral", 24)):
-        pixels = np.asanyarray(nib.load(xrays / f"{name}.nii.gz").dataobj)[..., 0]
+        pixels = np.asanyarray(load_image(xrays / f"{name}.nii.gz").dataobj)[..., 0]
         expected = water_attenuation() * 1.02 * 2 * axis * 5.6
         assert pixels[255:257, 255:257].mean() == pytest.approx(expected, abs=2 * 5.6 * water_attenuation())
 

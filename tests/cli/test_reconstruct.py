@@ -7,7 +7,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from progressive_cascade import load_geometry
 from progressive_cascade.cli import main
 from progressive_cascade.io import save_nifti
 from progressive_cascade.networks.uncertainty import UncertaintyHead
-from tests.support.commands import fails_with
+from tests.support.commands import fails_with, load_image
 
 
 def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_p
     sidecar = json.loads((tmp_path / "out" / "ct.json").read_text())
     assert sidecar["checkpoint"] == {"file": "weights.pt", "sha256": hashlib.sha256(b"weights").hexdigest()}
     assert sidecar["geometry"] == load_geometry(xrays / "geometry.json").to_dict()
-    image = nib.load(tmp_path / "out" / "ct.nii.gz")
+    image = load_image(tmp_path / "out" / "ct.nii.gz")
     assert image.get_data_dtype() == np.int16
     np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [*sidecar["geometry"]["isocenter"], 1], atol=1e-3)
 
@@ -66,7 +65,7 @@ def test_reconstruct_writes_sigma_on_the_cts_grid(
     assert not out.exists()
     assert main([str(argument) for argument in command]) == 0
     assert "calibrated with another checkpoint" in capsys.readouterr().out
-    ct, sigma = (nib.load(out / f"{name}.nii.gz") for name in ("ct", "sigma"))
+    ct, sigma = (load_image(out / f"{name}.nii.gz") for name in ("ct", "sigma"))
     np.testing.assert_array_equal(sigma.affine, ct.affine)
     assert sigma.shape == ct.shape and sigma.get_data_dtype() == np.int16
     assert (np.asanyarray(sigma.dataobj) == 32).all()
@@ -104,7 +103,7 @@ def test_reconstruct_says_when_it_cannot_calibrate(
 ) -> None:
     """Grey levels of a display are taken, but the sidecar and a note say that data consistency was left out."""
     for name in ("pa", "lateral"):
-        image = nib.load(xrays / f"{name}.nii.gz")
+        image = load_image(xrays / f"{name}.nii.gz")
         grey = (np.asanyarray(image.dataobj) * 400).astype(np.int16)
         save_nifti(grey, image.affine, tmp_path / f"{name}.nii.gz")
     views = ["--pa", str(tmp_path / "pa.nii.gz"), "--lateral", str(tmp_path / "lateral.nii.gz")]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +141,7 @@ def test_scores_do_not_depend_on_the_compiler(
 ) -> None:
     """Compiled loops and plain torch give the same numbers, with masks and without."""
     valid, body = masks
+    options: dict[str, Any]
     for options in ({}, {"valid": valid, "body": body}):
         compiled = score_volume(volumes[0], parse_truth(volumes[1], **options), list(PROTOCOLS))
         with monkeypatch.context() as without_numba:

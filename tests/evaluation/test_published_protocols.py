@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from progressive_cascade.evaluation.metrics import (
     evaluate_volume,
 )
-from tests.support.scores import SHAPE, own_scores, slices_with, stored_volumes, unit_scale
+from tests.support.scores import SHAPE, own_scores, similarity_map, slices_with, stored_volumes, unit_scale
 
 
 @pytest.mark.parametrize("offset", [1000.0, 1024.0])
 def test_x2ct_matches_the_published_formulas(volumes: tuple[np.ndarray, np.ndarray], offset: float) -> None:
     """Peak 4095 on integers that span 2500, 100 dB for empty slices, 2-D SSIM in 7×7 windows."""
-    (prediction, first), (target, second) = (stored_volumes(volume, offset) for volume in volumes)
+    (predicted, first), (true, second) = (stored_volumes(volume, offset) for volume in volumes)
     prediction, target = prediction.astype(np.float64), target.astype(np.float64)
     scores = evaluate_volume(*volumes, protocol="x2ct", hu_offset=offset)
     squared = (first.astype(np.float64) - second) ** 2
@@ -60,10 +61,12 @@ def test_slicewise_scores_of_a_region_leave_out_slices_without_it(
 ) -> None:
     """PSNR of a slice is over its masked pixels, its SSIM over windows with masked centre, slices without are none."""
     valid, body = masks
-    mask = valid if region == "valid" else valid & body
-    (prediction, first), (target, second) = (stored_volumes(volume, 1024) for volume in volumes)
-    prediction, target = prediction.astype(np.float64), target.astype(np.float64)
-    squared, psnr, ssim = (first.astype(np.float64) - second) ** 2, [], []
+    mask: Any = valid if region == "valid" else valid & body
+    (predicted, first), (true, second) = (stored_volumes(volume, 1024) for volume in volumes)
+    prediction: Any = predicted.astype(np.float64)
+    target: Any = true.astype(np.float64)
+    squared: np.ndarray = (first.astype(np.float64) - second) ** 2
+    psnr, ssim = [], []
     for axis in range(3):
         at = [mask.take(index, axis) for index in slices_with(mask, axis)]
         mses = [
@@ -71,8 +74,7 @@ def test_slicewise_scores_of_a_region_leave_out_slices_without_it(
         ]
         psnr.append(np.mean([100.0 if mse == 0 else 20 * np.log10(4095 / np.sqrt(mse)) for mse in mses]))
         full = [
-            structural_similarity(target.take(index, axis), prediction.take(index, axis), data_range=1.0, full=True)[1]
-            for index in range(SHAPE[axis])
+            similarity_map(target.take(index, axis), prediction.take(index, axis))[1] for index in range(SHAPE[axis])
         ]
         inner = [(part[3:-3, 3:-3], mask.take(index, axis)[3:-3, 3:-3]) for index, part in enumerate(full)]
         ssim.append(np.mean([part[where].mean() for part, where in inner if where.any()]))
@@ -118,7 +120,7 @@ def test_xmed_matches_scikit_image(
     """scikit-image's defaults on [-1000, 1024] HU."""
     prediction, target = (unit_scale(volume, -1000, 1024) for volume in volumes)
     valid, body = masks
-    ssim, similarity = structural_similarity(target, prediction, data_range=1.0, full=True)
+    ssim, similarity = similarity_map(target, prediction)
     inner = (slice(3, -3),) * 3
     expected = {
         "xmed_psnr_3d_db": peak_signal_noise_ratio(target, prediction, data_range=1.0),

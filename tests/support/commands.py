@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
 import pytest
 
 from progressive_cascade.cli import main
@@ -16,3 +20,8 @@ def fails_with(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert len(lines) == 1, captured.err
     assert lines[0].startswith("progressive-cascade: error: ")
     return lines[0]
+
+
+def load_image(path: Path) -> Any:
+    """A NIfTI file as nibabel reads it."""
+    return nib.load(path)  # pyright: ignore[reportPrivateImportUsage]

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from skimage.metrics import structural_similarity
 
 from progressive_cascade.ct.tissues import TISSUES
 
@@ -29,3 +32,9 @@ def stored_volumes(volume: np.ndarray, offset: float) -> tuple[np.ndarray, np.nd
 def slices_with(mask: np.ndarray, axis: int) -> list[int]:
     """Indices of the slices across an axis that hold voxels of a mask."""
     return np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis))).tolist()
+
+
+def similarity_map(target: np.ndarray, prediction: np.ndarray) -> tuple[float, np.ndarray]:
+    """scikit-image's SSIM by its defaults, for values in [0, 1]: the mean, and the map it is the mean of."""
+    found: Any = structural_similarity(target, prediction, data_range=1.0, full=True)
+    return found[0], found[1]
