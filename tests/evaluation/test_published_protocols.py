@@ -20,7 +20,7 @@ from tests.support.scores import SHAPE, own_scores, similarity_map, slices_with,
 def test_x2ct_matches_the_published_formulas(volumes: tuple[np.ndarray, np.ndarray], offset: float) -> None:
     """Peak 4095 on integers that span 2500, 100 dB for empty slices, 2-D SSIM in 7×7 windows."""
     (predicted, first), (true, second) = (stored_volumes(volume, offset) for volume in volumes)
-    prediction, target = prediction.astype(np.float64), target.astype(np.float64)
+    prediction, target = predicted.astype(np.float64), true.astype(np.float64)
     scores = evaluate_volume(*volumes, protocol="x2ct", hu_offset=offset)
     squared = (first.astype(np.float64) - second) ** 2
     psnr, ssim = [], []
