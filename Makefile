@@ -10,13 +10,15 @@ TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
-# Hours of measurement, each with a target of its own below.
-LONG := $(addprefix benchmarks/,cascade.py refine.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
+# For `make gpu`: --allow-cpu tries the kit where there is no GPU.
+GPU_OPTIONS ?=
+# Measurements with a target of their own below, most of them hours.
+LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench ablation results tables refine robustness uncertainty clean
+.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +27,7 @@ help:
 	@echo "make quick       the laws that need no weights, in about a minute"
 	@echo "make lint        ruff and pyright alone"
 	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
+	@echo "make gpu         one NVIDIA GPU, 8 minutes: tests, projector, training, reconstruction, the bundle's commands (GPU_OPTIONS=--allow-cpu)"
 	@echo "make ablation    what each part of the cascade earns (an hour, resumable)"
 	@echo "make results     evaluate the weights (half an hour, resumable; DATASET=folder adds its test patients), then \`make tables\`"
 	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
@@ -49,6 +52,9 @@ lint: .venv/.installed-test
 
 bench: .venv/.installed-bench
 	@set -e; for script in $(filter-out $(LONG),$(wildcard benchmarks/[!_]*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+
+gpu: .venv/.installed-bench .venv/.installed-test
+	$(BIN)/python benchmarks/gpu.py $(GPU_OPTIONS)
 
 results: .venv/.installed
 	$(BIN)/python benchmarks/results_evaluation.py --phantoms $(PHANTOMS) $(if $(DATASET),--dataset '$(DATASET)')

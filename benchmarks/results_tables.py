@@ -11,9 +11,9 @@ A table stands between two comments in a Markdown file,
 
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
 table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
-`robustness main` robustness.json, `uncertainty main` uncertainty.md, and `refine …` and `refine_256 …` the files of
-refine.py. What stands between them is replaced. Tables whose evaluation has not been run, or not to its end, stay as
-they are.
+`robustness main` robustness.json, `uncertainty main` uncertainty.md, `refine …` and `refine_256 …` the files of
+refine.py, and `speed main` projector.json, inference.json and the gpu_*.json of every card. What stands between them is
+replaced. Tables whose evaluation has not been run, or not to its end, stay as they are.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from progressive_cascade.io import atomic_path, read_json
 from published.ablation import ablation_table
 from published.refinement import REFINEMENT_TABLES
 from published.robustness import robustness_table
+from published.speed import speed_table
 from published.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,7 @@ ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for na
     "robustness main": robustness_table,
     "uncertainty main": lambda report: list(report["lines"]),
     **REFINEMENT_TABLES,
+    "speed main": speed_table,
 }
 _END = "<!-- end of results -->"
 _BLOCK = re.compile(rf"<!-- results: (?P<name>[^>]*?) -->\n(?P<body>.*?){re.escape(_END)}", re.DOTALL)
@@ -96,12 +98,16 @@ def _other_reports(results: Path) -> dict[str, Any]:
     }
     if (results / "uncertainty.md").is_file():
         reports["uncertainty"] = {"lines": (results / "uncertainty.md").read_text(encoding="utf-8").splitlines()}
+    on_cpu = {name: results / f"{name}.json" for name in ("projector", "inference")}
+    reports["speed"] = {name: read_json(path) if path.is_file() else None for name, path in on_cpu.items()}
+    cards = [read_json(path) for path in sorted(results.glob("gpu_*.json"))]
+    reports["speed"]["cards"] = [card for card in cards if card["machine"]["cards"]]
     return reports
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill every document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of evaluations")
     parser.add_argument(
         "--documents", type=Path, nargs="+", default=list(DOCUMENTS), help="Markdown files with markers"

@@ -41,6 +41,20 @@ def small_cascade():
     return build
 
 
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a law is tested: the CPU, and the GPU where there is one."""
+    return request.param
+
+
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mixed precision also on a processor that is slow at it: for networks small enough."""

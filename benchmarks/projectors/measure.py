@@ -39,8 +39,8 @@ def geometry(grid: int, views: tuple[str, ...]) -> tuple[ConeBeam, np.ndarray]:
     Returns:
         The geometry and the volume's affine (4, 4).
     """
-    beam = ConeBeam(700.0, 1020.0, (2 * grid, 2 * grid), (2 * EXTENT / (2 * grid),) * 2, views)
-    return beam, volume_affine((grid,) * 3, EXTENT / grid)
+    beam = ConeBeam(700.0, 1020.0, (2 * grid, 2 * grid), (EXTENT / grid, EXTENT / grid), views)
+    return beam, volume_affine((grid, grid, grid), EXTENT / grid)
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
@@ -65,10 +65,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     problem = _problem(job, np.load(job["volume"]))
     projector = build(problem)
     repeats = job["repeats"]
-    p, forward_mib, forward = _time(projector.forward, device, repeats)
+    p, forward_mib, forward = time_calls(projector.forward, device, repeats)
     projections = projector.projections(p)
     del p
-    result, both_mib, both = _time(projector.forward_backward, device, repeats)
+    result, both_mib, both = time_calls(projector.forward_backward, device, repeats)
     gradient = projector.gradient(result)
     del result
     truth = np.load(job["truth"])
@@ -129,8 +129,17 @@ def _warm_up(build: Callable[[Problem], Projector], job: dict[str, Any]) -> None
     projector.forward_backward()
 
 
-def _time(run: Callable[[], Any], device: str, repeats: int) -> tuple[Any, float | None, list[float]]:
-    """Result and extra peak memory [MiB] of a first run, then seconds of each of the next ones."""
+def time_calls(run: Callable[[], Any], device: str, repeats: int) -> tuple[Any, float | None, list[float]]:
+    """Result and extra peak memory [MiB] of a first run, then seconds of each of the next ones.
+
+    Args:
+        run: the call.
+        device: ``cpu`` or a CUDA device, on which as many calls are timed together as the clock needs.
+        repeats: at most so many are timed.
+
+    Returns:
+        Result, memory (None where the system does not tell) and the list of seconds.
+    """
     start = time.perf_counter()
     result, mib = _peak(run, device)
     first = time.perf_counter() - start
@@ -199,7 +208,7 @@ def _bandwidth_shares(row: dict[str, Any], problem: Problem, device: str) -> dic
     """The card, and what share of its copying speed reading the volume once and writing the output once reaches."""
     source = torch.empty(2**28, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    copying = min(_time(lambda: target.copy_(source), device, 10)[2])
+    copying = min(time_calls(lambda: target.copy_(source), device, 10)[2])
     speed = 2 * source.nbytes / copying
     bytes_once = problem.volume.nbytes + problem.weights.nbytes
     return {

@@ -107,3 +107,16 @@ def test_jittered_beam_stays_within_its_limits() -> None:
         assert abs(beam.source_to_isocenter / 1500 - 1) <= 0.02
         assert abs(beam.source_to_detector / 1800 - 1) <= 0.02
         assert max(abs(value) for value in beam.isocenter) <= 5.0
+
+
+def test_each_volume_has_a_geometry_of_its_own() -> None:
+    """A batch of geometries equals single calls; pixels of another size are refused."""
+    hu = torch.randint(-1000, 2000, (2, 1, SIZE, SIZE, SIZE), generator=torch.Generator().manual_seed(0)).float()
+    beams = [BEAM, BEAM.at((4.0, -3.0, 2.0))]
+    together = expose(hu, beams, affine=AFFINE, exposure=Exposure("120kV", scatter=0.5))
+    for n, beam in enumerate(beams):
+        alone = expose(hu[n : n + 1], beam, affine=AFFINE, exposure=Exposure("120kV", scatter=0.5))
+        torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-5, atol=1e-6)
+    coarse = ConeBeam(detector_shape=BEAM.detector_shape, pixel_spacing=(7.0, 7.0))
+    with pytest.raises(ValueError, match="beam must have one pixel_spacing per batch"):
+        expose(hu, [BEAM, coarse], affine=AFFINE)

@@ -38,18 +38,18 @@ def _turned(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _error(p: torch.Tensor, truth: np.ndarray) -> float:
-    return float(np.linalg.norm(p.numpy() - truth) / np.linalg.norm(truth))
+    return float(np.linalg.norm(p.cpu().numpy() - truth) / np.linalg.norm(truth))
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_oblique_views_match_an_analytic_ellipsoid(mode):
+def test_oblique_views_match_an_analytic_ellipsoid(mode, device):
     """The error is that of the voxels, and falls with them."""
     beam = ConeBeam(700, 1020, (64, 64), (9.0, 9.0), views=("lao30_cranial15", "lao45", "cranial60"))
     truth = chords_of_ellipsoid(beam, RADII, CENTER)
     errors = []
     for size in (32, 64):
-        mu = voxelize_ellipsoid((size,) * 3, 358.4 / size, RADII, CENTER).float()
-        p = line_integrals(mu, beam, affine=volume_affine((size,) * 3, 358.4 / size), **mode)
+        mu = voxelize_ellipsoid((size, size, size), 358.4 / size, RADII, CENTER).float().to(device)
+        p = line_integrals(mu, beam, affine=volume_affine((size, size, size), 358.4 / size), **mode)
         errors.append(_error(p[0], truth))
     assert errors[1] < 0.03
     assert errors[1] < 0.6 * errors[0]
@@ -67,11 +67,11 @@ def test_oblique_views_match_an_analytic_ellipsoid(mode):
     ],
     ids=("slab", "steep", "mixed"),
 )
-def test_poses_that_slices_cannot_do_fall_back_to_rays_and_stay_right(beam):
+def test_poses_that_slices_cannot_do_fall_back_to_rays_and_stay_right(beam, device):
     """The guard trips by itself, and the error is still that of the voxels."""
     radii, center = np.array([60.0, 50.0, 55.0]), np.array([5.0, -7.0, 10.0])
     size, affine = 64, volume_affine((64, 64, 64), 2.5)
-    mu = voxelize_ellipsoid((size,) * 3, 2.5, radii, center).float()
+    mu = voxelize_ellipsoid((size, size, size), 2.5, radii, center).float().to(device)
     p = line_integrals(mu, beam, affine=affine)
     assert _error(p[0], chords_of_ellipsoid(beam, radii, center)) < 0.04
     plan = plan_view(beam.projection_matrices()[0], affine, shape=(64, 64, 64), detector_shape=beam.detector_shape)
@@ -80,21 +80,21 @@ def test_poses_that_slices_cannot_do_fall_back_to_rays_and_stay_right(beam):
             line_integrals(mu, beam, affine=affine, method="separable")
 
 
-def test_a_detector_in_the_volume_ends_the_rays():
+def test_a_detector_in_the_volume_ends_the_rays(device):
     """A cube of 160 mm with the detector 40 mm behind its middle casts mu times 120 mm."""
-    mu = torch.full((1, 1, 80, 80, 80), 0.02)
+    mu = torch.full((1, 1, 80, 80, 80), 0.02, device=device)
     beam = ConeBeam(1000, 1040, (5, 5), (1.0, 1.0))
     p = line_integrals(mu, beam, affine=volume_affine((80, 80, 80), 2.0))
-    torch.testing.assert_close(p[0, :, 2, 2], torch.full((2,), 0.02 * 120.0))
+    torch.testing.assert_close(p[0, :, 2, 2], torch.full((2,), 0.02 * 120.0, device=device))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("mode", MODES, ids=str)
-def test_backproject_is_the_transpose_for_any_pose(mode, dtype, tolerance):
+def test_backproject_is_the_transpose_for_any_pose(mode, dtype, tolerance, device):
     """<A x, y> = <x, Aᵀ y> on an oblique, anisotropic, flipped volume."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(2, 1, 12, 14, 10, generator=generator, dtype=dtype)
-    y = torch.rand(2, 3, 24, 20, generator=generator, dtype=dtype)
+    x = torch.rand(2, 1, 12, 14, 10, generator=generator, dtype=dtype).to(device)
+    y = torch.rand(2, 3, 24, 20, generator=generator, dtype=dtype).to(device)
     affine = _turned((12, 14, 10))
     forward = (line_integrals(x, OBLIQUE, affine=affine, **mode).double() * y).sum()
     adjoint = (backproject(y, OBLIQUE, shape=(12, 14, 10), affine=affine, **mode).double() * x).sum()
@@ -133,10 +133,11 @@ def test_results_do_not_depend_on_the_number_of_threads():
     assert all(torch.equal(one, three) for one, three in zip(results[:4], results[4:], strict=True))
 
 
-def test_a_batch_of_poses_equals_single_calls_bit_for_bit():
+def test_a_batch_of_poses_equals_single_calls_bit_for_bit(device):
     """Four volumes, four geometries, aligned, oblique and by rays, forwards and back."""
     generator = torch.Generator().manual_seed(3)
-    x, y = torch.rand(4, 1, 8, 8, 8, generator=generator), torch.rand(4, 2, 24, 20, generator=generator)
+    x = torch.rand(4, 1, 8, 8, 8, generator=generator).to(device)
+    y = torch.rand(4, 2, 24, 20, generator=generator).to(device)
     views = (("pa", "left_lateral"), ("lao30", "rao45"), ("cranial20", "ap"), ("lao45_caudal30", "lao45"))
     distances = (700.0, 800.0, 900.0, 60.0)
     beams = [
@@ -153,12 +154,12 @@ def test_a_batch_of_poses_equals_single_calls_bit_for_bit():
 
 
 @pytest.mark.parametrize("mode", [{"method": "auto"}, {"method": "ray"}, {"backend": "torch"}], ids=str)
-def test_volume_gradients_are_exact_to_the_second_order_and_forwards(mode):
+def test_volume_gradients_are_exact_to_the_second_order_and_forwards(mode, device):
     """gradcheck, gradgradcheck and forward mode of an oblique A and Aᵀ in float64."""
     beam = ConeBeam(700, 1020, (5, 4), (16.0, 20.0), views=("lao30_cranial15",))
     affine = volume_affine((4, 3, 5), 9.0)
-    x = torch.rand(1, 1, 4, 3, 5, dtype=torch.float64, requires_grad=True)
-    y = torch.rand(1, 1, 5, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(1, 1, 4, 3, 5, dtype=torch.float64, device=device, requires_grad=True)
+    y = torch.rand(1, 1, 5, 4, dtype=torch.float64, device=device, requires_grad=True)
     forward = lambda v: line_integrals(v, beam, affine=affine, **mode)  # noqa: E731
     assert torch.autograd.gradcheck(forward, x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda v: forward(v) ** 2, x)
@@ -200,7 +201,7 @@ def test_gradients_for_the_pose_go_through_a_gradient_for_the_volume():
     )
 
 
-def test_random_geometries_never_give_a_nan():
+def test_random_geometries_never_give_a_nan(device):
     """Whatever the pose, finite volumes give finite projections and gradients; rays that miss give exactly 0."""
     rng = np.random.default_rng(6)
     seen = 0
@@ -218,7 +219,7 @@ def test_random_geometries_never_give_a_nan():
         affine = volume_affine((6, 7, 5), 10.0, tuple(rng.uniform(-40, 40, 3))) @ np.diag(
             [*rng.choice([-1, 1], 3) * rng.uniform(0.2, 2, 3), 1]
         )
-        mu = torch.rand(1, 1, 6, 7, 5, requires_grad=True)
+        mu = torch.rand(1, 1, 6, 7, 5, device=device, requires_grad=True)
         for mode in MODES:
             try:
                 p = line_integrals(mu, beam, affine=affine, **mode)
@@ -228,7 +229,7 @@ def test_random_geometries_never_give_a_nan():
             seen += 1
             (gradient,) = torch.autograd.grad(p.sum(), mu)
             assert torch.isfinite(p).all() and torch.isfinite(gradient).all()
-            assert (p[0, 0].detach().numpy()[_misses(beam, affine, (6, 7, 5))] == 0).all()
+            assert (p[0, 0].detach().cpu().numpy()[_misses(beam, affine, (6, 7, 5))] == 0).all()
     assert seen > 100
 
 
@@ -243,10 +244,10 @@ def _misses(beam: ConeBeam, affine: np.ndarray, shape: tuple[int, int, int]) -> 
     return ~((voxels > -1.1) & (voxels < np.array(shape) + 0.1)).all(axis=-1).any(axis=0)
 
 
-def test_a_source_on_the_axis_of_a_voxel_plane_gives_finite_pose_gradients():
+def test_a_source_on_the_axis_of_a_voxel_plane_gives_finite_pose_gradients(device):
     """Rays that run exactly along slices and through voxel centres divide by nothing that is zero."""
     beam = ConeBeam(500, 800, (5, 5), (10.0, 10.0), views=("pa", "left_lateral"))
-    mu = torch.rand(1, 1, 5, 5, 5)
+    mu = torch.rand(1, 1, 5, 5, 5, device=device)
     matrices = torch.from_numpy(beam.projection_matrices())[None].requires_grad_()
     affines = torch.from_numpy(volume_affine((5, 5, 5), 10.0))[None]
     project(mu, matrices, affines, (5, 5)).sum().backward()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class Uniform(Protocol):
 
 def expose(
     hu: Tensor,
-    beam: ConeBeam,
+    beam: ConeBeam | Sequence[ConeBeam],
     *,
     affine: np.ndarray | Tensor,
     exposure: Exposure | None = None,
@@ -41,7 +42,7 @@ def expose(
 
     Args:
         hu: CT numbers (b, 1, x, y, z) [HU].
-        beam: the geometry.
+        beam: the geometry, or one per volume (of the same views, detector shape and pixel spacing).
         affine: voxel index to RAS mm, (4, 4) or (b, 4, 4).
         exposure: the settings; default: the ideal exposure.
         ct_energy_kev: effective energy of the CT scan [keV].
@@ -49,10 +50,10 @@ def expose(
         differentiable: noise with a gradient in place of Poisson counts.
 
     Returns:
-        Line integrals as the detector reports them (b, view, rows, cols), no unit, always finite.
+        Line integrals as the detector reports them (b, view, rows, cols), no unit, finite for a finite CT.
 
     Raises:
-        ValueError: if the CT or the geometry cannot be projected (see :func:`line_integrals`).
+        ValueError: if the CT or the geometry cannot be projected (see :func:`line_integrals`), or pixel sizes differ.
 
     Example:
         >>> import torch
@@ -63,6 +64,9 @@ def expose(
         torch.Size([1, 2, 512, 512])
     """
     exposure = exposure or Exposure()
+    spacings = {beam.pixel_spacing} if isinstance(beam, ConeBeam) else {one.pixel_spacing for one in beam}
+    if len(spacings) != 1:
+        raise ValueError(f"beam must have one pixel_spacing per batch, got {sorted(spacings)}")
     spectrum = exposure.beam_spectrum
     hu = hu if hu.dtype == torch.float64 else hu.float()
     if exposure.is_monoenergetic:
@@ -70,9 +74,7 @@ def expose(
     else:
         water, bone = (line_integrals(part, beam, affine=affine) for part in decompose_hu(hu, ct_energy_kev))
         primary = polyenergetic(water, bone, spectrum, exposure.scintillator)
-    return detect(
-        primary, exposure, pixel_spacing=beam.pixel_spacing, generator=generator, differentiable=differentiable
-    )
+    return detect(primary, exposure, pixel_spacing=spacings.pop(), generator=generator, differentiable=differentiable)
 
 
 def jittered_beam(beam: ConeBeam, random: Uniform, *, distance_jitter: float, shift_jitter: float) -> ConeBeam:

@@ -45,7 +45,8 @@ def line_integrals(
 
     Raises:
         ValueError: if a shape is wrong, mu or the affine is not finite, the affine is singular, the source lies inside
-            the volume, or the rays of a view miss it altogether.
+            the volume, or the rays of a view miss it altogether. On a GPU neither mu nor an affine that lies there is
+            looked at, which would wait for all that is queued: what is impossible comes out as NaN.
         TypeError: if ``mu`` is not a floating-point tensor.
 
     Example:
@@ -56,25 +57,11 @@ def line_integrals(
         >>> round(float(p[0, 0, 255, 255]), 3)
         1.28
     """
-    if not isinstance(mu, Tensor) or not mu.is_floating_point():
-        raise TypeError(f"mu must be a floating-point tensor, got {getattr(mu, 'dtype', type(mu).__name__)}")
-    if mu.dim() != 5 or mu.shape[1] != 1 or mu.numel() == 0:
-        raise ValueError(f"mu must have shape (b, 1, x, y, z), got {tuple(mu.shape)}")
+    _check_volume(mu)
     matrices, affines, beams = _parse_geometry(beam, affine, len(mu))
-    p = project(
-        mu,
-        matrices,
-        affines,
-        beams[0].detector_shape,
-        source_to_detector=[beam.source_to_detector for beam in beams],
-        weights=weights,
-        method=method,
-        backend=backend,
-    )
-    # A voxel that is not finite shows in its shadow, which is cheaper to look through than the volume.
-    if not bool(torch.isfinite(p.detach()).all()) and not bool(torch.isfinite(mu).all()):
-        voxel = (~torch.isfinite(mu)).nonzero()[0].tolist()
-        raise ValueError(f"mu must be finite, got {float(mu[tuple(voxel)])} at {voxel}")
+    options: dict[str, Any] = {"weights": weights, "method": method, "backend": backend}
+    p = project(mu, matrices, affines, beams[0].detector_shape, source_to_detector=_reaches(beams), **options)
+    _check_finite(p, mu)
     return p
 
 
@@ -115,16 +102,9 @@ def backproject(
         raise ValueError(f"projections must have shape (b, {expected}), got {tuple(projections.shape)}")
     if len(shape) != 3 or any(size < 1 for size in shape):
         raise ValueError(f"shape must be three positive numbers of voxels, got {tuple(shape)}")
-    return transpose_project(
-        projections,
-        matrices,
-        affines,
-        (int(shape[0]), int(shape[1]), int(shape[2])),
-        source_to_detector=[beam.source_to_detector for beam in beams],
-        weights=weights,
-        method=method,
-        backend=backend,
-    )
+    sizes = (int(shape[0]), int(shape[1]), int(shape[2]))
+    options: dict[str, Any] = {"weights": weights, "method": method, "backend": backend}
+    return transpose_project(projections, matrices, affines, sizes, source_to_detector=_reaches(beams), **options)
 
 
 class DRR(nn.Module):
@@ -153,6 +133,7 @@ class DRR(nn.Module):
         self.affine = affine
         self.weights = weights
         self.backend = backend
+        self._seen = False
 
     def forward(self, hu: Tensor, affine: np.ndarray | Tensor | None = None) -> Tensor:
         """Project.
@@ -165,14 +146,39 @@ class DRR(nn.Module):
             Line integrals (b, view, rows, cols).
 
         Raises:
-            ValueError: if there is no affine at all, the volume is not in HU, or the geometry cannot be projected.
+            ValueError: if there is no affine at all, the volume is not in HU (on a GPU the first one alone is looked
+                at, to wait for it once), or the geometry cannot be projected.
         """
         affine = self.affine if affine is None else affine
         if affine is None:
             raise ValueError("affine must be given here or at construction, got None")
-        _check_hu(hu)
+        if hu.device.type == "cpu" or not self._seen:
+            _check_hu(hu)
+            self._seen = True
         mu = hu_to_mu(hu.float(), self.energy_kev)
         return line_integrals(mu, self.beam, affine=affine, weights=self.weights, backend=self.backend)
+
+
+def _check_volume(mu: Any) -> None:
+    if not isinstance(mu, Tensor) or not mu.is_floating_point():
+        raise TypeError(f"mu must be a floating-point tensor, got {getattr(mu, 'dtype', type(mu).__name__)}")
+    if mu.dim() != 5 or mu.shape[1] != 1 or mu.numel() == 0:
+        raise ValueError(f"mu must have shape (b, 1, x, y, z), got {tuple(mu.shape)}")
+
+
+def _check_finite(projections: Tensor, mu: Tensor) -> None:
+    """A voxel that is not finite shows in its shadow, which is cheaper to look through than the volume."""
+    if projections.device.type != "cpu" or bool(torch.isfinite(projections.detach()).all()):
+        return
+    wrong = (~torch.isfinite(mu)).nonzero()
+    if len(wrong):
+        voxel = wrong[0].tolist()
+        raise ValueError(f"mu must be finite, got {float(mu[tuple(voxel)])} at {voxel}")
+
+
+def _reaches(beams: Sequence[ConeBeam]) -> list[float]:
+    """Where the rays of each volume end [mm]."""
+    return [beam.source_to_detector for beam in beams]
 
 
 def _check_hu(hu: Tensor) -> None:
@@ -185,14 +191,15 @@ def _check_hu(hu: Tensor) -> None:
 
 
 def _parse_geometry(beam: Beams, affine: Any, batch: int) -> tuple[Tensor, Tensor, list[ConeBeam]]:
-    """Matrices (b, view, 3, 4) and affines (b, 4, 4) in float64 on the host, and a geometry per volume."""
+    """Matrices (b, view, 3, 4) and affines (b, 4, 4) in float64, affines where they lie, and a geometry per volume."""
     beams = [beam] * batch if isinstance(beam, ConeBeam) else list(beam)
     if len(beams) != batch or not all(isinstance(one, ConeBeam) for one in beams):
         raise ValueError(f"beam must be a ConeBeam, or one for each of the {batch} volumes, got {len(beams)}")
     shapes = {(len(one.views), one.detector_shape) for one in beams}
     if len(shapes) > 1:
         raise ValueError(f"beam must have one number of views and one detector_shape per batch, got {sorted(shapes)}")
-    places = torch.as_tensor(affine).detach().to("cpu", torch.float64)
+    places = torch.as_tensor(affine).detach()
+    places = places if places.device.type == "mps" else places.double()  # which it lacks
     if places.shape not in ((4, 4), (batch, 4, 4)):
         raise ValueError(f"affine must have shape (4, 4) or ({batch}, 4, 4), got {tuple(places.shape)}")
     matrices = torch.stack([torch.from_numpy(one.projection_matrices()) for one in beams])
