@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from progressive_cascade import ConeBeam, volume_affine
 from progressive_cascade.cli import main
@@ -43,7 +44,13 @@ def cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             calibrated=calibrated,
         )
 
-    monkeypatch.setattr("progressive_cascade.inference.reconstruct.load_cascade", lambda *_, **__: None)
+    matrices = torch.from_numpy(ConeBeam().projection_matrices()).float()
+    network = SimpleNamespace(image_size=512, projection_matrices=matrices)
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.load_cascade", lambda *_, **__: network)
+    monkeypatch.setattr(
+        "progressive_cascade.inference.first_look.first_agreement",
+        lambda _, image, beam, **__: dict.fromkeys(beam.views, 50.0),
+    )
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: None)
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)
     phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))

@@ -201,17 +201,17 @@ def hard_xrays(tmp_path_factory):
 
 def test_reconstruct_undoes_the_spectrum_it_finds_beside_the_xrays(hard_xrays):
     """Line integrals of 120 kV come close to those of 70 keV; what was far apart differs by a fraction."""
-    from progressive_cascade.cli.reconstruction import _at_one_energy, _choose_exposure
+    from progressive_cascade.cli.radiographs import at_one_energy, choose_exposure
     from progressive_cascade.io import read_nifti
 
     hard, plain = (read_nifti(hard_xrays / name / "pa.nii.gz")[0].astype(np.float32) for name in ("hard", "plain"))
     options = argparse.Namespace(pa=hard_xrays / "hard" / "pa.nii.gz", spectrum=None)
-    exposure = _choose_exposure(options)
-    undone = _at_one_energy(hard, exposure)
+    exposure = choose_exposure(options)
+    undone = at_one_energy(hard, exposure)
     assert exposure.spectrum == "120kV"
     assert np.abs(undone - plain).mean() < 0.25 * np.abs(hard - plain).mean()
     assert (
-        _at_one_energy(plain, _choose_exposure(argparse.Namespace(pa=hard_xrays / "plain" / "pa", spectrum=None)))
+        at_one_energy(plain, choose_exposure(argparse.Namespace(pa=hard_xrays / "plain" / "pa", spectrum=None)))
         is plain
     )
 

@@ -158,7 +158,7 @@ def test_curves_figure_refuses_ragged_rows(tmp_path: Path) -> None:
 
 def test_a_picture_is_titled_with_the_headline_scores_alone():
     """Thirty scores do not fit over a picture."""
-    from progressive_cascade.cli.reconstruction import describe_scores
+    from progressive_cascade.cli.results import describe_scores
     from progressive_cascade.evaluation.metrics import HEADLINES, evaluate_volume
 
     hu = np.full((24, 24, 24), -1000, np.int16)

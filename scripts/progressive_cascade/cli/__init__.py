@@ -27,7 +27,7 @@ CT is in HU, lengths in mm, radiographs are line integrals of mu (no unit). Ever
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     from progressive_cascade import __version__
-    from progressive_cascade.cli import dataset, evaluation, export, reconstruction, report, simulation, training
+    from progressive_cascade.cli import dataset, demo, evaluation, export, reconstruction, report, simulation, training
 
     parser = Parser(
         prog="progressive-cascade",
@@ -37,8 +37,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"progressive-cascade {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    reconstruction.add_check(commands)
-    reconstruction.add_demo(commands)
+    demo.add_check(commands)
+    demo.add_demo(commands)
     simulation.add_phantom(commands)
     simulation.add_simulate(commands)
     reconstruction.add_reconstruct(commands)
@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, 130 after an interruption.
+        The exit code: 0, 2 after a user's mistake, 3 after a warning with `--strict`, 130 after an interruption.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     print_what_the_terminal_can()
     try:
         options = build_parser().parse_args(arguments)
-        options.run(options)
+        code = options.run(options)
     except KeyboardInterrupt:
         print("progressive-cascade: interrupted", file=sys.stderr)
         return 130
@@ -76,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"progressive-cascade: error: {message}", file=sys.stderr)
         return 2
-    return 0
+    return int(code or 0)

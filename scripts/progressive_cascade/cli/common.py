@@ -45,13 +45,13 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
-def add_command(commands: Any, name: str, *, run: Callable[[argparse.Namespace], None], text: str) -> Parser:
+def add_command(commands: Any, name: str, *, run: Callable[[argparse.Namespace], int | None], text: str) -> Parser:
     """Adds a sub-command.
 
     Args:
         commands: what `add_subparsers` returned.
         name: the command.
-        run: called with the parsed options.
+        run: called with the parsed options; what it returns is the exit code, None for 0.
         text: help text; its first line is the summary in the list of commands.
 
     Returns:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -12,6 +14,26 @@ from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.projector import line_integrals
+
+LEAST_AGREEMENT = {True: 36.0, False: 24.0}
+"""PSNR of the first stage's re-projection below which a calibrated (True) or another (False) pair is warned of [dB]."""
+
+
+def agreement_warnings(scores: Mapping[str, float], *, calibrated: bool) -> list[str]:
+    """What :func:`first_agreement` says against a pair: one line, or none.
+
+    Args:
+        scores: PSNR by view [dB].
+        calibrated: whether the pair holds true line integrals.
+    """
+    least = LEAST_AGREEMENT[calibrated]
+    low = [f"{view} {score:.1f} dB" for view, score in scores.items() if score < least]
+    if not low:
+        return []
+    return [
+        f"before data consistency the X-rays are explained worse than right pairs are ({least:g} dB): "
+        f"{', '.join(low)}; are they of one patient, the right way round, and of the right size?"
+    ]
 
 
 def first_agreement(

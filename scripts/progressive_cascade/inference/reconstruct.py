@@ -129,6 +129,12 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
+def focal_length(network: ProgressiveCascade) -> float:
+    """source_to_detector over pixel spacing of the geometry a cascade was trained for [pixels]."""
+    matrix = network.projection_matrices[0].cpu().double().numpy()
+    return float(np.linalg.norm(np.cross(matrix[0, :3], matrix[2, :3])))
+
+
 def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> None:
     """Refuse radiographs of a geometry the checkpoint was not trained for.
 
@@ -152,9 +158,11 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
             if abs(value - expected) > GEOMETRY_TOLERANCE * abs(expected):
                 raise UserError(
                     f"{origin} must match the checkpoint within 5 %: {name} of view {view} is {value:.1f} {unit}, "
-                    f"the checkpoint's {expected:.1f} {unit}"
+                    f"the checkpoint's {expected:.1f} {unit}; these weights take no other X-rays, --checkpoint takes "
+                    "weights that were trained for them"
                 )
-        if np.abs(ours[2, :3] - theirs[2, :3]).max() > 0.01:
+        # An AP looks along the PA's axis from its other end, and its matrix says so; likewise a right lateral.
+        if min(np.abs(ours[2, :3] - sign * theirs[2, :3]).max() for sign in (1, -1)) > 0.01:
             raise UserError(f"{origin} must have the checkpoint's views; {view} looks along another axis")
 
 

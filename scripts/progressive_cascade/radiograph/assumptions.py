@@ -8,8 +8,6 @@ from __future__ import annotations
 
 CASSETTE_MM = 430.0
 """Longer side of the largest usual cassette and detector, 43 cm."""
-GAP_MM = 300.0
-"""From the isocenter, about the middle of the patient, to the detector of a chest stand (1500 and 1800 mm)."""
 COST_OF_LENGTH = "an error of 2 % costs about 3.4 dB, of 5 % about 7.5 dB, and the picture does not show it"
 """What a wrong distance or a wrong spacing costs: rows `error of source_to_isocenter`."""
 COST_OF_SCALE = "without it data consistency is left out, which costs about 0.9 dB"

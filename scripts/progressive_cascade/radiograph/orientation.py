@@ -81,8 +81,11 @@ class OrientationNet(nn.Module):
         Returns:
             Logits (b, 32): copy (:func:`copies`), then kind.
         """
-        every = copies(picture)
-        return self.score(self.features(every.flatten(0, 1))).reshape(len(picture), NUM_COPIES * 2)
+        return self.judge(copies(picture))
+
+    def judge(self, some: Tensor) -> Tensor:
+        """Scores of some copies (b, n, 1, 64, 64): logits (b, 2 n), copy, then kind."""
+        return self.score(self.features(some.flatten(0, 1))).reshape(len(some), 2 * some.shape[1])
 
 
 def copies(picture: Tensor) -> Tensor:

@@ -26,7 +26,14 @@ from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.io import atomic_path
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.physics.simulate import expose
-from progressive_cascade.radiograph.orientation import SIZE, OrientationNet, default_weights, standardized
+from progressive_cascade.radiograph.orientation import (
+    NUM_COPIES,
+    SIZE,
+    OrientationNet,
+    copies,
+    default_weights,
+    standardized,
+)
 from progressive_cascade.training.cases import load_case
 
 _GRID, _SPACING = 64, 5.6
@@ -34,6 +41,9 @@ _SHAPE = (_GRID, _GRID, _GRID)
 _PIXELS = 96
 # Every phantom is another patient, every CT has to serve many times.
 _EXAMINATIONS = {"phantom": 4, "ct": 40}
+_REPORT = 100
+# Of the copies: mirrored, inverted.
+_HARD = (4, 8)
 
 
 def simulate_pictures(hu: np.ndarray, num: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -110,9 +120,15 @@ def vary(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_orientation(
-    images: Tensor, kinds: Tensor, *, steps: int, batch_size: int = 24, seed: int = 0
+    images: Tensor,
+    kinds: Tensor,
+    *,
+    steps: int,
+    batch_size: int = 24,
+    seed: int = 0,
+    checkpoint: Path | None = None,
 ) -> OrientationNet:
-    """Trains the network to find, among all copies of a picture, the one that is read.
+    """Trains the network to find, among copies of a picture, the one that is read.
 
     Args:
         images: line integrals (n, 1, 96, 96), as they are read.
@@ -120,6 +136,7 @@ def train_orientation(
         steps: of AdamW, with a cosine.
         batch_size: pictures a step.
         seed: of weights, order and variation.
+        checkpoint: where the state is kept every 100 steps, and read from if the file is there; None: nowhere.
 
     Returns:
         The network in eval mode.
@@ -129,18 +146,41 @@ def train_orientation(
     network = OrientationNet()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    start = time.perf_counter()
-    for step in range(steps):
+    parts, first = {"network": network, "optimizer": optimizer, "schedule": schedule}, 0
+    if checkpoint is not None and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        first = state["step"]
+        generator.set_state(state["generator"])
+    start, losses = time.perf_counter(), []
+    for step in range(first + 1, steps + 1):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
-        # Of the 32 answers the first copy is right: the pictures lie as they are read.
-        loss = F.cross_entropy(network(vary(images[chosen], generator)), kinds[chosen])
+        loss = _loss(network, vary(images[chosen], generator), kinds[chosen], generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 100 == 99:
-            print(f"step {step + 1}: loss {float(loss.detach()):.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+        losses.append(float(loss.detach()))
+        if step % _REPORT == 0 or step == steps:
+            mean = sum(losses[-_REPORT:]) / len(losses[-_REPORT:])
+            print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+            if checkpoint is not None:
+                state = {name: part.state_dict() for name, part in parts.items()}
+                with atomic_path(checkpoint) as temporary:
+                    torch.save({**state, "step": step, "generator": generator.get_state()}, temporary)
     return network.eval()
+
+
+def _loss(network: OrientationNet, pictures: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:
+    """Cross-entropy over six of the sixteen copies: pictures lie as they are read, so the first one is right.
+
+    Its mirror image and its negative are always there, being the hardest to tell from it; the others are drawn.
+    """
+    rest = torch.tensor([copy for copy in range(1, NUM_COPIES) if copy not in _HARD])
+    drawn = rest[torch.randperm(len(rest), generator=generator)[:3]]
+    shown = torch.cat((torch.tensor([0, *_HARD]), drawn))
+    return F.cross_entropy(network.judge(copies(pictures)[:, shown]), kinds)
 
 
 def accuracy(network: OrientationNet, images: Tensor, kinds: Tensor, *, repeats: int = 3, seed: int = 1) -> float:
@@ -161,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, help="folder that `prepare` wrote")
     parser.add_argument("--phantoms", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--output", type=Path, default=default_weights())
     options = parser.parse_args(argv)
     random = np.random.default_rng(0)
@@ -171,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts.append(simulate_pictures(made.hu, _EXAMINATIONS["phantom"], random))
     images, kinds = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     print(f"{len(images)} pictures", flush=True)
-    network = train_orientation(images, kinds, steps=options.steps)
+    checkpoint = options.output.with_name(f"{options.output.stem}_checkpoint.pt")
+    network = train_orientation(images, kinds, steps=options.steps, checkpoint=checkpoint)
     unseen = list(_pictures(options.dataset, "validation", random, 40))
     if unseen:
         images, kinds = (torch.cat(tensors) for tensors in zip(*unseen, strict=True))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`reconstruct --input`: every pair of a folder, one network, one progress bar, one summary."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from progressive_cascade.cli.common import check_output_folder, describe_error
+from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned
+from progressive_cascade.cli.results import companions
+from progressive_cascade.errors import UserError
+from progressive_cascade.paths import check_files
+
+if TYPE_CHECKING:
+    from progressive_cascade.radiograph.folder import PairFiles
+
+SUMMARY, INDEX = "summary.csv", "index.html"
+"""What tells of a folder's pairs, in its output."""
+_COLUMNS: tuple[str, ...] = ("case", "status", "intensities", "agreement_db", "assumptions", "warnings", "reason")
+_FAILED_EXIT = 2
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `reconstruct` wants to know of a folder."""
+    folders = parser.add_argument_group("folders")
+    folders.add_argument("--input", type=Path, metavar="DIR", help="reconstruct every pair in DIR into --output DIR")
+    folders.add_argument("--pairs", type=Path, metavar="CSV", help="of --input: a table of case, pa, lateral")
+    folders.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pass over the pairs that are done and whole; --overwrite makes them again (default: --resume)",
+    )
+
+
+def run_folder(options: argparse.Namespace, run_one: Callable[[argparse.Namespace], Mapping[str, Any]]) -> int:
+    """Reconstructs every pair of `--input`; one that fails is told in a line and does not stop the others.
+
+    Args:
+        options: of the command; each pair gets a copy with its own files.
+        run_one: reconstructs the pair of such a copy and returns its sidecar.
+
+    Returns:
+        0; 2 where a pair failed; 3 with `--strict` where one was warned of, and none failed.
+
+    Raises:
+        UserError: for options that do not go together, or a folder without pairs.
+    """
+    from tqdm import tqdm
+
+    from progressive_cascade.radiograph.folder import find_pairs
+
+    single = ("pa", "lateral", "uncertainty", "report")
+    if any(getattr(options, name) is not None for name in single):
+        raise UserError(f"--input must come without {', '.join(f'--{name}' for name in single)}")
+    check_output_folder(options.output)
+    check_files(reads={"--input": options.input}, writes={"--output": [options.output]}, overwrite=True)
+    rows: list[dict[str, Any]] = []
+    for pair in (bar := tqdm(find_pairs(options.input, options.pairs), desc="pairs", unit="pair")):
+        row = _reconstruct_one(pair, options, run_one)
+        rows.append(row)
+        if row["reason"]:
+            bar.write(f"{row['case']}: {row['status']}: {row['reason']}")
+        _write_summary(rows, options.output)
+    done = sum(row["status"] == "done" for row in rows)
+    print(f"{done} of {len(rows)} pairs are reconstructed: {options.output / SUMMARY}")
+    states = {row["status"] for row in rows}
+    return _FAILED_EXIT if "failed" in states else STRICT_EXIT if "warned" in states else 0
+
+
+def _reconstruct_one(
+    pair: PairFiles, options: argparse.Namespace, run_one: Callable[[argparse.Namespace], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The pair's row of the summary."""
+    from progressive_cascade.io import read_json
+    from progressive_cascade.radiograph.folder import is_complete
+
+    output = options.output / f"{pair.case}.nii.gz"
+    files = _files(output, options)
+    row = {**dict.fromkeys(_COLUMNS, ""), "case": pair.case, "status": "done"}
+    try:
+        if options.resume and not options.overwrite and is_complete(files):
+            return {**row, **_described(read_json(files[1]))}
+        check_files(reads={}, writes={"--output": files}, overwrite=options.overwrite or options.resume)
+        # What is printed for a single pair stands in the sidecar and in the summary.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return {**row, **_described(run_one(_own_options(pair, output, options)))}
+    except Warned as warned:
+        return {**row, "status": "warned", "reason": str(warned)}
+    except Exception as error:
+        line = describe_error(error)
+        if line is None or options.debug:
+            raise
+        return {**row, "status": "failed", "reason": line}
+
+
+def _files(output: Path, options: argparse.Namespace) -> list[Path]:
+    """CT, sidecar and the others of a pair."""
+    page = [] if options.no_report else [output.with_name(output.name.replace(".nii.gz", ".html"))]
+    return [*companions(output), *page]
+
+
+def _own_options(pair: PairFiles, output: Path, options: argparse.Namespace) -> argparse.Namespace:
+    """The command's options with the files of one pair; a geometry.json beside them counts as --geometry."""
+    if pair.frontal is None or pair.lateral is None:
+        there, missing = (pair.frontal, "lateral") if pair.frontal else (pair.lateral, "frontal")
+        raise UserError(f"{there} must have a {missing} beside it, got none")
+    beside = pair.frontal.parent / "geometry.json"
+    geometry = options.geometry or (beside if beside.is_file() and options.preset is None else None)
+    own = {"pa": pair.frontal, "lateral": pair.lateral, "output": output, "geometry": geometry}
+    return argparse.Namespace(**{**vars(options), **own})
+
+
+def _described(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of the summary out of a sidecar."""
+    scores = record.get("first_agreement") or {}
+    return {
+        "intensities": record.get("intensities", ""),
+        "agreement_db": " ".join(f"{score:.1f}" for score in scores.values()),
+        "assumptions": len(record.get("assumptions") or ()),
+        "warnings": "; ".join(record.get("warnings") or ()),
+    }
+
+
+def _write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
+    from progressive_cascade.io import atomic_path
+    from progressive_cascade.report import index_page
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_path(folder / SUMMARY) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    cases = [
+        {
+            "name": row["case"],
+            "page": page if (page := folder / f"{row['case']}.html").is_file() else None,
+            "warnings": [line for line in row["warnings"].split("; ") if line],
+            "error": row["reason"],
+            **{name: row[name] for name in ("status", "intensities", "agreement_db", "assumptions")},
+        }
+        for row in rows
+    ]
+    index_page(cases, folder / INDEX)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The radiographs of `reconstruct`: what its options say of them, and a pair as the network's input."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV
+from progressive_cascade.cli.common import positive_amount
+from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import PRESETS, load_geometry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from progressive_cascade.networks import ProgressiveCascade
+    from progressive_cascade.physics import Exposure
+    from progressive_cascade.radiograph.pair import Pair
+
+STRICT_EXIT = 3
+"""Exit code of `--strict` where there is a warning."""
+
+
+class Warned(Exception):
+    """`--strict` met a warning."""
+
+
+def add_radiograph_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `reconstruct` may be told of its radiographs."""
+    about = parser.add_argument_group("what the X-rays do not say themselves, or say wrongly")
+    about.add_argument("--geometry", type=Path, metavar="JSON", help="geometry of the X-rays, as `simulate` writes it")
+    about.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="distances and size of the detector (default: tags, else that of the view)",
+    )
+    about.add_argument(
+        "--source-to-detector", type=positive_amount, metavar="MM", help="from the source to the detector"
+    )
+    about.add_argument("--source-to-isocenter", type=positive_amount, metavar="MM", help="to the patient's middle")
+    size = about.add_mutually_exclusive_group()
+    size.add_argument("--pixel-spacing", type=positive_amount, metavar="MM", help="pitch of the pixels at the detector")
+    size.add_argument(
+        "--field-of-view", type=positive_amount, metavar="MM", help="longer side at the detector (default: 430)"
+    )
+    about.add_argument(
+        "--intensities",
+        choices=("calibrated", "scaled", "display"),
+        help="what pixel values are: line integrals; those but for gain and offset; no more than ordered (default: "
+        "as the file says, else line integrals where they can be, else display)",
+    )
+    about.add_argument(
+        "--spectrum",
+        metavar="S",
+        help="what line integrals were taken with, 120kV or 70keV (default: exposure.json beside PA, else 70keV)",
+    )
+    trust = about.add_mutually_exclusive_group()
+    for name, where in (("tags", "where the picture contradicts its tags: believe the tags"), ("picture", "or it")):
+        trust.add_argument(f"--trust-{name}", dest="trust", action="store_const", const=name, help=where)
+    about.add_argument("--strict", action="store_true", help="end with exit code 3 at a warning, and write nothing")
+
+
+def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
+    """Reads the two radiographs of the options, and prints what was done, assumed and is doubtful.
+
+    Args:
+        options: of the command.
+        network: the cascade they are for.
+
+    Returns:
+        The pair, its line integrals at the energy the network knows.
+
+    Raises:
+        UserError: for what is wrong with a file or an option.
+        Warned: with `--strict`, where there is a warning.
+    """
+    from progressive_cascade.inference.first_look import agreement_warnings, first_agreement
+    from progressive_cascade.inference.reconstruct import check_beam, focal_length
+    from progressive_cascade.radiograph.lengths import Choices
+    from progressive_cascade.radiograph.pair import assemble_pair
+    from progressive_cascade.radiograph.read import read_radiograph
+
+    if options.geometry and options.preset:
+        raise UserError("--preset must come without --geometry")
+    pitch = options.pixel_spacing
+    choices = Choices(
+        pixel_spacing=None if pitch is None else (pitch, pitch),
+        **{name: getattr(options, name) for name in ("field_of_view", "source_to_detector", "source_to_isocenter")},
+        **{name: getattr(options, name) for name in ("preset", "intensities", "trust")},
+    )
+    pair = assemble_pair(
+        read_radiograph(options.pa),
+        read_radiograph(options.lateral),
+        size=network.image_size,
+        focal_length=focal_length(network),
+        beam=load_geometry(options.geometry) if options.geometry else None,
+        choices=choices,
+        check_beam=lambda beam: check_beam(network, beam, _origin(options)),
+    )
+    if pair.calibrated:
+        pair = replace(pair, image=at_one_energy(pair.image, choose_exposure(options)))
+    scores = first_agreement(network, pair.image, pair.beam, calibrated=pair.calibrated, weights=pair.weights)
+    shown = ", ".join(f"{view} {score:.1f} dB" for view, score in scores.items())
+    print(f"agreement before data consistency: {shown}")
+    pair = replace(
+        pair,
+        warnings=[*pair.warnings, *agreement_warnings(scores, calibrated=pair.calibrated)],
+        first_agreement=scores,
+    )
+    for kind, lines in (("note", pair.notes), ("assumed", pair.assumptions), ("warning", pair.warnings)):
+        for line in lines:
+            print(f"{kind}: {line}")
+    stop_at_warnings(options, pair.warnings)
+    return pair
+
+
+def stop_at_warnings(options: argparse.Namespace, warnings: list[str]) -> None:
+    """Ends a pair that was warned of, where that is wanted.
+
+    Raises:
+        Warned: with `--strict`, where there is a warning.
+    """
+    if options.strict and warnings:
+        raise Warned(warnings[0])
+
+
+def _origin(options: argparse.Namespace) -> str:
+    """What to name where the geometry is not the checkpoint's."""
+    if options.geometry:
+        return str(options.geometry)
+    return f"--preset {options.preset}" if options.preset else "the X-rays' geometry"
+
+
+def choose_exposure(options: argparse.Namespace) -> Exposure:
+    """What the X-rays were taken with: as given, as `simulate` left it beside them, or 70 keV."""
+    from progressive_cascade.physics import Exposure
+
+    if options.spectrum is None:
+        beside = options.pa.parent / EXPOSURE_FILE
+        return read_exposure(beside) if beside.is_file() else Exposure()
+    try:
+        return Exposure(spectrum=options.spectrum)
+    except ValueError as error:
+        raise UserError(f"--spectrum: {error}") from error
+
+
+def at_one_energy(image: np.ndarray, exposure: Exposure) -> np.ndarray:
+    """Line integrals of a whole spectrum, as if of water at the energy the network knows."""
+    import torch
+
+    from progressive_cascade.physics import water_equivalent
+
+    if exposure.is_monoenergetic and exposure.spectrum == f"{EFFECTIVE_ENERGY_KEV:g}keV":
+        return image
+    print(f"note: line integrals of {exposure.spectrum} are brought to {EFFECTIVE_ENERGY_KEV:g} keV as if behind water")
+    pixels = torch.from_numpy(image)
+    return water_equivalent(pixels, exposure.beam_spectrum, scintillator=exposure.scintillator).numpy()
