@@ -79,6 +79,24 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
         Warned: with `--strict`, where there is a warning.
     """
     from progressive_cascade.inference.first_look import agreement_warnings, first_agreement
+
+    pair = _assemble(options, network)
+    if pair.calibrated:
+        pair = replace(pair, image=at_one_energy(pair.image, choose_exposure(options)))
+    scores = first_agreement(network, pair.image, pair.beam, calibrated=pair.calibrated, weights=pair.weights)
+    shown = ", ".join(f"{view} {score:.1f} dB" for view, score in scores.items())
+    print(f"agreement before data consistency: {shown}")
+    warnings = [*pair.warnings, *agreement_warnings(scores, calibrated=pair.calibrated)]
+    pair = replace(pair, warnings=warnings, first_agreement=scores)
+    for kind, lines in (("note", pair.notes), ("assumed", pair.assumptions), ("warning", pair.warnings)):
+        for line in lines:
+            print(f"{kind}: {line}")
+    stop_at_warnings(options, pair.warnings)
+    return pair
+
+
+def _assemble(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
+    """The pair on the network's detector."""
     from progressive_cascade.inference.reconstruct import check_beam, focal_length
     from progressive_cascade.radiograph.lengths import Choices
     from progressive_cascade.radiograph.pair import assemble_pair
@@ -92,7 +110,7 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
         **{name: getattr(options, name) for name in ("field_of_view", "source_to_detector", "source_to_isocenter")},
         **{name: getattr(options, name) for name in ("preset", "intensities", "trust")},
     )
-    pair = assemble_pair(
+    return assemble_pair(
         read_radiograph(options.pa),
         read_radiograph(options.lateral),
         size=network.image_size,
@@ -101,21 +119,6 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
         choices=choices,
         check_beam=lambda beam: check_beam(network, beam, _origin(options)),
     )
-    if pair.calibrated:
-        pair = replace(pair, image=at_one_energy(pair.image, choose_exposure(options)))
-    scores = first_agreement(network, pair.image, pair.beam, calibrated=pair.calibrated, weights=pair.weights)
-    shown = ", ".join(f"{view} {score:.1f} dB" for view, score in scores.items())
-    print(f"agreement before data consistency: {shown}")
-    pair = replace(
-        pair,
-        warnings=[*pair.warnings, *agreement_warnings(scores, calibrated=pair.calibrated)],
-        first_agreement=scores,
-    )
-    for kind, lines in (("note", pair.notes), ("assumed", pair.assumptions), ("warning", pair.warnings)):
-        for line in lines:
-            print(f"{kind}: {line}")
-    stop_at_warnings(options, pair.warnings)
-    return pair
 
 
 def stop_at_warnings(options: argparse.Namespace, warnings: list[str]) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,13 +147,8 @@ def train_orientation(
     network = OrientationNet()
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    parts, first = {"network": network, "optimizer": optimizer, "schedule": schedule}, 0
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        first = state["step"]
-        generator.set_state(state["generator"])
+    parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "generator": generator}
+    first = _resume(parts, checkpoint)
     start, losses = time.perf_counter(), []
     for step in range(first + 1, steps + 1):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
@@ -165,11 +161,26 @@ def train_orientation(
         if step % _REPORT == 0 or step == steps:
             mean = sum(losses[-_REPORT:]) / len(losses[-_REPORT:])
             print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
-            if checkpoint is not None:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                with atomic_path(checkpoint) as temporary:
-                    torch.save({**state, "step": step, "generator": generator.get_state()}, temporary)
+            _keep(parts, step, checkpoint)
     return network.eval()
+
+
+def _keep(parts: Mapping[str, Any], step: int, checkpoint: Path | None) -> None:
+    if checkpoint is None:
+        return
+    state = {name: part.get_state() if name == "generator" else part.state_dict() for name, part in parts.items()}
+    with atomic_path(checkpoint) as temporary:
+        torch.save({**state, "step": step}, temporary)
+
+
+def _resume(parts: Mapping[str, Any], checkpoint: Path | None) -> int:
+    """The step that was reached; 0 where there is no checkpoint."""
+    if checkpoint is None or not checkpoint.is_file():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.set_state(state[name]) if name == "generator" else part.load_state_dict(state[name])
+    return int(state["step"])
 
 
 def _loss(network: OrientationNet, pictures: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:
