@@ -125,6 +125,7 @@ _WINDOW = Rule("a multiple of 8 voxels or null", _is_window)
 RULES: dict[str, Rule] = {
     "stage": Rule("1, 2 or 3", lambda value: value in (1, 2, 3)),
     "geometry": Rule("a geometry (a preset's name or ConeBeam's fields)", lambda value: bool(parse_beam(value))),
+    "seed": _whole(0),
     "device": Rule("a device of this machine", lambda value: bool(torch.device(value).type)),
     "amp": _FLAG,
     "resume": _FLAG,
