@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that tells a user what to change."""
+"""The errors that are told in one line: what a user has to change, and what broke under him."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class UserError(ValueError):
     """A user's mistake, told in one line that names the file or argument and what was expected of it.
 
     The command line prints the message and exits with code 2; from Python it is an ordinary `ValueError`.
+    """
+
+
+class RunError(RuntimeError):
+    """What broke under a run that was asked for rightly: a full disk, a lost folder, a killed process.
+
+    One line that says what broke and how to go on; the command line prints it and exits with code 1.
     """
 
 

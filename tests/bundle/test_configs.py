@@ -66,8 +66,6 @@ def test_every_target_resolves(name):
 def test_overlays_change_only_what_exists(overlay, stage):
     """A key of an overlay stands in what it overlays, or is added on purpose (samplers, finalize)."""
     added = {
-        "train#sampler",
-        "train#dataloader#sampler",
         "validate#sampler",
         "validate#dataloader#sampler",
         "finalize",
@@ -218,14 +216,15 @@ def test_the_average_is_shipped_and_a_run_resumes_with_it(monkeypatch, tmp_path)
     paths = {"ckpt_dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), "log_dir": str(tmp_path)}
     settings = {**TINY, **paths, "grid": 8, "loss_weights": {"l1": 1.0}, "num_phantoms": 2, "epoch_size": 3}
     run(run_id="training", config_file="configs/stage1.json", **settings)
-    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    last = torch.load(tmp_path / "checkpoints" / "step_00000003.pt", weights_only=True)
     best = torch.load(tmp_path / "stage1_best.pt", weights_only=True)
     average = last["average"]["network"]
     assert last["average"]["steps"] == 3
     assert all(torch.equal(best[name], value.to(best[name].dtype)) for name, value in average.items())
     assert any(not torch.equal(last["network"][name], value) for name, value in average.items())
-    run(run_id="training", config_file="configs/stage1.json", **{**settings, "epochs": 2}, resume=True)
-    again = torch.load(tmp_path / "last.pt", weights_only=True)
+    longer = {**settings, "epochs": 2, "resume": True, "force_resume": True}
+    run(run_id="training", config_file="configs/stage1.json", **longer)
+    again = torch.load(tmp_path / "checkpoints" / "step_00000006.pt", weights_only=True)
     assert (again["epoch"], again["average"]["steps"]) == (2, 6)
 
 

@@ -132,13 +132,13 @@ def test_every_command_that_writes_is_tested_here() -> None:
 
 
 def test_overwrite_replaces_and_a_run_that_goes_on_is_none(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --overwrite the file is new; `train --set resume=True` needs no --overwrite to go on."""
+    """With --overwrite the file is new; `train --resume` needs no --overwrite to go on."""
     assert main(["phantom", "--seed", "1", "--size", "8", "--output", "other/ct.nii.gz"]) == 2
     before = Path("other/ct.nii.gz").read_bytes()
     assert main(["phantom", "--seed", "1", "--size", "8", "--output", "other/ct.nii.gz", "--overwrite"]) == 0
     assert Path("other/ct.nii.gz").read_bytes() != before
     capsys.readouterr()
-    assert main(["train", "--stages", "1", "--output", "in", "--set", "resume=True"]) == 2
+    assert main(["train", "--stages", "1", "--output", "in", "--resume"]) == 2
     assert "resume must find" in capsys.readouterr().err
 
 

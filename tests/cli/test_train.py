@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from progressive_cascade.cli.training import check_key, parse_overrides, plan_runs
+from progressive_cascade.cli.training_runs import check_key, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError, did_you_mean
 from progressive_cascade.io import read_json, save_json
 from progressive_cascade.paths import bundle_root

@@ -11,9 +11,10 @@ from monai.engines.trainer import SupervisedTrainer
 
 from progressive_cascade import line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu, hu_to_unit
-from progressive_cascade.errors import UserError
+from progressive_cascade.errors import RunError
 from progressive_cascade.losses import CascadeLoss
-from progressive_cascade.training.engine import ClipGradients, MaskedPSNR, SimulateBatch, StageObjective
+from progressive_cascade.training.engine import MaskedPSNR, SimulateBatch, StageObjective
+from progressive_cascade.training.handlers import ClipGradients
 from tests.conftest import SMALL
 
 BEAM = SMALL["geometry"]
@@ -28,7 +29,7 @@ def _batch(size: int = 32) -> dict[str, torch.Tensor]:
 def test_simulated_batch_holds_the_projected_volume():
     """Without jitter and noise: the line integrals of the volume, its average as the target, the beam's matrices."""
     image, targets, _, arguments = SimulateBatch(16, geometry=BEAM)(_batch())
-    expected = line_integrals(hu_to_mu(_batch()["label"].float()), BEAM, affine=volume_affine((32,) * 3, 11.2))
+    expected = line_integrals(hu_to_mu(_batch()["label"].float()), BEAM, affine=volume_affine((32, 32, 32), 11.2))
     torch.testing.assert_close(image, expected)
     assert targets["label"].shape == (2, 1, 16, 16, 16)
     torch.testing.assert_close(targets["label"][0, 0, 8, 8, 8], hu_to_unit(torch.tensor(40.0)))
@@ -147,9 +148,7 @@ def test_bad_steps_in_a_row_stop_the_run():
     trainer = _trainer(layer, torch.optim.SGD(layer.parameters(), lr=0.01), handler)
     _steps(trainer, "nigni")
     assert (handler.bad_steps, handler.bad_steps_in_a_row) == (4, 2)
-    with pytest.raises(
-        UserError, match="got 3 non-finite steps in a row, the last at iteration 4; lower learning_rate"
-    ):
+    with pytest.raises(RunError, match="got 3 non-finite steps in a row, the last at iteration 4; lower learning_rate"):
         _steps(_trainer(layer, torch.optim.SGD(layer.parameters(), lr=0.01), handler), "gnin")
     assert handler.bad_steps == 7
     with pytest.raises(ValueError, match="max_bad_steps must be positive, got 0"):

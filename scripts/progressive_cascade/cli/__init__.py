@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The console script `progressive-cascade`: one file per group of commands, heavy imports inside the commands.
 
-A user's mistake is told in one line on stderr with exit code 2; `--debug` shows the traceback instead.
+A user's mistake is told in one line on stderr with exit code 2, what breaks underway with exit code 1; `--debug` shows
+the traceback instead.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from progressive_cascade.cli.common import HelpFormatter, Parser, describe_error, print_what_the_terminal_can
+from progressive_cascade.cli.common import (
+    HelpFormatter,
+    Parser,
+    broke_underway,
+    describe_error,
+    print_what_the_terminal_can,
+)
 
 _EPILOG = """\
 from nothing to a CT, in order:
@@ -57,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, 2 after a user's mistake, 3 after a warning with `--strict`, 130 after an interruption.
+        The exit code: 0, 2 after a user's mistake, 1 where something broke underway, 3 after a warning with `--strict`,
+        130 after an interruption.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -75,5 +83,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug or message is None:
             raise
         print(f"progressive-cascade: error: {message}", file=sys.stderr)
-        return 2
+        return 1 if broke_underway(error) else 2
     return int(code or 0)

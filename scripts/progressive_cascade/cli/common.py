@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from progressive_cascade.errors import UserError
+from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.geometry import PRESETS
 
 DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel", "SimpleITK", "itk", "matplotlib")
@@ -219,7 +219,7 @@ def describe_error(error: BaseException) -> str | None:
     """
     chain = list(_causes(error))
     for cause in chain:
-        if isinstance(cause, UserError):
+        if isinstance(cause, (UserError, RunError)):
             return _one_line(cause)
     for cause in chain:
         if isinstance(cause, OSError) and cause.strerror:
@@ -232,6 +232,11 @@ def describe_error(error: BaseException) -> str | None:
     if isinstance(error, (ValueError, OSError)):
         return _one_line(error)
     return None
+
+
+def broke_underway(error: BaseException) -> bool:
+    """Whether an error is of a run that was asked for rightly."""
+    return any(isinstance(cause, RunError) for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: what a run needs to go on, which weights are shipped, and how one stage starts from the one before."""
+"""Checkpoints: which weights are shipped, the best and averaged ones, and how one stage starts from the one before."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -17,58 +18,10 @@ from monai.handlers.checkpoint_saver import CheckpointSaver
 from torch import Tensor, nn
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import atomic_path, read_state
+from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.checkpoints import check_architecture, check_geometry, names_up_to, stage_prefix
-
-
-class ResumableCheckpoint:
-    """Handler: keeps what a run needs to go on after an interruption, apart from the weights that are shipped.
-
-    After every epoch the objects (network, average, optimizer and schedule), the epoch and torch's random state are
-    written to one file under a temporary name, then renamed. Of several processes the first one writes, and all load.
-
-    Args:
-        path: file to write.
-        objects: by name, what has ``state_dict`` and ``load_state_dict``.
-        resume: go on from ``path``, which must exist.
-    """
-
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], *, resume: bool = False) -> None:
-        self.path = Path(path)
-        self.objects = dict(objects)
-        self.resume = resume
-
-    def attach(self, engine: Engine) -> None:
-        """Load when the run starts, save after every epoch."""
-        if self.resume:
-            engine.add_event_handler(Events.STARTED, self.load)
-        if idist.get_rank() == 0:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-
-    def save(self, engine: Engine) -> None:
-        """Write the file."""
-        state = {name: value.state_dict() for name, value in self.objects.items()}
-        with atomic_path(self.path) as temporary:
-            torch.save({**state, "epoch": engine.state.epoch, "random": torch.get_rng_state()}, temporary)
-
-    def load(self, engine: Engine) -> None:
-        """Fill the objects and move the engine to the saved epoch.
-
-        Raises:
-            UserError: if the file is missing, or holds other objects.
-        """
-        if not self.path.is_file():
-            raise UserError(f"resume must find {self.path}, which does not exist; set resume to false to start afresh")
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        missing = sorted({*self.objects, "epoch", "random"} - set(state))
-        if missing:
-            raise UserError(f"{self.path} must hold {missing}; it is no checkpoint of this workflow")
-        for name, value in self.objects.items():
-            value.load_state_dict(state[name])
-        torch.set_rng_state(state["random"])
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+from progressive_cascade.training.kept import write_whole
 
 
 class BestCheckpoint(CheckpointSaver):
@@ -76,14 +29,41 @@ class BestCheckpoint(CheckpointSaver):
 
     The original removes the best weights so far before it writes the next ones under the same name, so that an
     interruption in between loses both. The arguments are those of ``CheckpointSaver``.
+
+    Its state is the best score so far, its epoch, and its file's name, so that a resumed run knows what to beat.
     """
+
+    _engine: Engine | None = None
 
     def attach(self, engine: Engine) -> None:
         """Save as the original does, by way of a temporary name."""
+        self._engine = engine
         for checkpoint in (self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint):
             if checkpoint is not None:
                 checkpoint.save_handler = _WholeFile(checkpoint.save_handler)
         super().attach(engine)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far; empty in a process that does not save."""
+        if self._engine is None or self._key_metric_checkpoint is None:
+            return {}
+        return {
+            "saved": [(float(item.priority), item.filename) for item in self._key_metric_checkpoint._saved],
+            "best_metric": float(getattr(self._engine.state, "best_metric", -1)),
+            "best_metric_epoch": int(getattr(self._engine.state, "best_metric_epoch", -1)),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from a score; weights that somebody removed meanwhile are not held against the next ones."""
+        checkpoint = self._key_metric_checkpoint
+        if self._engine is None or checkpoint is None or not state_dict:
+            return
+        handler: Any = checkpoint.save_handler
+        saved = [(score, name) for score, name in state_dict["saved"] if handler.path(name).is_file()]
+        checkpoint.load_state_dict({"_saved": saved})
+        if saved:
+            for key in ("best_metric", "best_metric_epoch"):
+                setattr(self._engine.state, key, state_dict[key])
 
 
 class _WholeFile(BaseSaveHandler):
@@ -95,8 +75,13 @@ class _WholeFile(BaseSaveHandler):
 
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
         if idist.get_rank() == 0:
-            with atomic_path(self.folder / (self.name or filename)) as temporary:
-                torch.save(checkpoint, temporary)
+            content = io.BytesIO()
+            torch.save(checkpoint, content)
+            write_whole(content.getvalue(), self.path(filename))
+
+    def path(self, filename: str) -> Path:
+        """Where a file of this name is written."""
+        return self.folder / (self.name or filename)
 
     def remove(self, filename: str) -> None:
         """Removes a numbered file that is no longer wanted; one of a fixed name is replaced by the next instead."""

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, drop bad steps."""
+"""What SupervisedTrainer cannot do: simulate the batch's radiographs, weigh a window's loss, measure a masked PSNR."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine
-from monai.engines import IterationEvents, PrepareBatch
+from monai.engines import PrepareBatch
 from monai.metrics import CumulativeIterationMetric
-from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
-from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
 from progressive_cascade.losses import CascadeLoss, Reprojection
 from progressive_cascade.physics import log_counts, noisy_counts
 from progressive_cascade.physics.simulate import jittered_beam
 from progressive_cascade.projector import project
+from progressive_cascade.training.stream import SIMULATION, WINDOW, derive
 
 _EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 
 
 class SimulateBatch(PrepareBatch):
     """Turns CT volumes into a training batch on the device: radiographs, the target at the stage's grid, its mask.
+
+    What varies is a function of the seed and of the sample (its ``draw``), the window one of the step, so that it does
+    not matter in which process, batch or attempt a sample is simulated. Batches without these numbers are counted.
 
     Args:
         grid: voxels per axis of the target; the volumes' own grid must be a multiple.
@@ -72,7 +72,8 @@ class SimulateBatch(PrepareBatch):
         self.uncalibrated = uncalibrated
         self.window = window
         self.energy_kev = energy_kev
-        self.random = np.random.default_rng(seed)
+        self.seed = seed
+        self._calls = 0
         self._affines: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(
@@ -85,7 +86,8 @@ class SimulateBatch(PrepareBatch):
         """Simulate.
 
         Args:
-            batchdata: ``label`` (b, 1, g, g, g) [HU] and optionally ``valid`` of the same shape (1 where scanned).
+            batchdata: ``label`` (b, 1, g, g, g) [HU] and optionally ``valid`` of the same shape (1 where scanned),
+                and ``draw`` and ``step`` (b,) of :class:`~.stream.SampleStream`.
             device: where to simulate.
             non_blocking: of the copy to the device.
             kwargs: of ``Tensor.to``.
@@ -102,9 +104,11 @@ class SimulateBatch(PrepareBatch):
             raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
         valid = batchdata.get("valid")
         valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
-        matrices = _send(np.stack([self._jittered_matrices() for _ in hu]), hu.device)
-        image, calibrated = self._radiographs(hu, matrices)
-        window = self._random_window()
+        draws, step = self._numbers(batchdata, len(hu))
+        random = [derive(self.seed, SIMULATION, draw) for draw in draws]
+        matrices = _send(np.stack([self._jittered_matrices(each) for each in random]), hu.device)
+        image, calibrated = self._radiographs(hu, matrices, random)
+        window = self._random_window(step)
         factor = hu.shape[2] // self.grid
         targets = {
             "label": hu_to_unit(F.avg_pool3d(hu, factor)),
@@ -120,14 +124,16 @@ class SimulateBatch(PrepareBatch):
             arguments["window"] = window
         return image, targets, (), arguments
 
-    def _radiographs(self, hu: Tensor, matrices: Tensor) -> tuple[Tensor, Tensor]:
+    def _radiographs(
+        self, hu: Tensor, matrices: Tensor, random: Sequence[np.random.Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Line integrals as they are acquired, and for each sample 1 where their scale and offset are kept."""
         affine = self._affine(hu.shape[2], hu.device).expand(len(hu), 4, 4)
         image = project(hu_to_mu(hu, self.energy_kev), matrices, affine, self.beam.detector_shape)
         if self.photons is not None:
-            image = self._noisy(image, self.photons)
+            image = _noisy(image, self.photons, random)
         if self.uncalibrated > 0:
-            return self._decalibrate(image)
+            return self._decalibrate(image, random)
         return image, torch.ones(len(hu), device=hu.device)
 
     def _affine(self, size: int, device: torch.device) -> Tensor:
@@ -136,32 +142,31 @@ class SimulateBatch(PrepareBatch):
             self._affines[size, device] = _send(volume_affine((size, size, size), _EXTENT / size), device)
         return self._affines[size, device]
 
-    def _jittered_matrices(self) -> np.ndarray:
+    def _numbers(self, batchdata: Mapping[str, Any], count: int) -> tuple[list[int], int]:
+        """The samples' numbers in the run, and the step's."""
+        if "draw" in batchdata:
+            return torch.as_tensor(batchdata["draw"]).tolist(), int(torch.as_tensor(batchdata["step"])[0])
+        step, self._calls = self._calls, self._calls + 1
+        return list(range(step * count, (step + 1) * count)), step
+
+    def _jittered_matrices(self, random: np.random.Generator) -> np.ndarray:
         if self.distance_jitter == 0 and self.shift_jitter == 0:
             return self.beam.projection_matrices()
-        beam = jittered_beam(
-            self.beam, self.random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter
-        )
+        beam = jittered_beam(self.beam, random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter)
         return beam.projection_matrices()
 
-    def _noisy(self, line_integrals: Tensor, photons: float) -> Tensor:
-        generator = torch.Generator(device=line_integrals.device)
-        generator.manual_seed(int(self.random.integers(2**62)))
-        counts = noisy_counts(photons * torch.exp(-line_integrals), generator=generator)
-        return log_counts(counts, photons)
-
-    def _decalibrate(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        lost = self.random.random(len(image)) < self.uncalibrated
-        scale = np.where(lost, self.random.uniform(0.8, 1.2, len(image)), 1.0)
-        offset = np.where(lost, self.random.uniform(-0.3, 0.3, len(image)), 0.0)
+    def _decalibrate(self, image: Tensor, random: Sequence[np.random.Generator]) -> tuple[Tensor, Tensor]:
+        drawn = np.array([(each.random(), each.uniform(0.8, 1.2), each.uniform(-0.3, 0.3)) for each in random])
+        lost = drawn[:, 0] < self.uncalibrated
+        scale, offset = np.where(lost, drawn[:, 1], 1.0), np.where(lost, drawn[:, 2], 0.0)
         scale, offset, kept = _send(np.stack([scale, offset, ~lost]), image.device)
         return image * scale[:, None, None, None] + offset[:, None, None, None], kept
 
-    def _random_window(self) -> list[int] | None:
+    def _random_window(self, step: int) -> list[int] | None:
         if self.window is None or self.window == self.grid:
             return None
         # Starts are multiples of 8, so that a window's coarsest voxels are the volume's.
-        start = self.random.integers(0, (self.grid - self.window) // 8 + 1, 3) * 8
+        start = derive(self.seed, WINDOW, step).integers(0, (self.grid - self.window) // 8 + 1, 3) * 8
         return [*(int(value) for value in start), self.window, self.window, self.window]
 
 
@@ -211,62 +216,6 @@ class StageObjective(nn.Module):
         return terms["loss"]
 
 
-class ClipGradients:
-    """Handler: limits the gradient's norm, drops steps that are not finite, and stops the run after several in a row.
-
-    A step with a non-finite loss or gradient, in any process, changes neither parameters nor the optimizer's state.
-    Their number so far stands among the trainer's metrics as ``bad_steps``, where the log and tensorboard find it.
-
-    Args:
-        network: whose gradients.
-        max_norm: largest norm.
-        max_bad_steps: so many in a row end the run.
-
-    Raises:
-        ValueError: if ``max_bad_steps`` is not positive.
-    """
-
-    def __init__(self, network: nn.Module, max_norm: float = 1.0, max_bad_steps: int = 10) -> None:
-        if max_bad_steps < 1:
-            raise ValueError(f"max_bad_steps must be positive, got {max_bad_steps}")
-        self.network = network
-        self.max_norm = max_norm
-        self.max_bad_steps = max_bad_steps
-        self.bad_steps = 0
-        self.bad_steps_in_a_row = 0
-
-    def attach(self, engine: Engine) -> None:
-        """Run after every backward pass."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Clip, or drop the step.
-
-        Raises:
-            UserError: after ``max_bad_steps`` non-finite steps in a row.
-        """
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-        output: Any = engine.state.output
-        finite = torch.isfinite(norm) & torch.isfinite(output[Keys.LOSS].detach())
-        # Gradients are shared by all processes, losses are not; they must agree, or their networks would part.
-        bad = bool(idist.all_reduce(float(not finite)))
-        self.bad_steps += bad
-        self.bad_steps_in_a_row = self.bad_steps_in_a_row + 1 if bad else 0
-        engine.state.metrics["bad_steps"] = self.bad_steps
-        if not bad:
-            return
-        # An optimizer passes over parameters without a gradient.
-        for parameter in self.network.parameters():
-            parameter.grad = None
-        iteration = engine.state.iteration
-        if self.bad_steps_in_a_row >= self.max_bad_steps:
-            raise UserError(
-                f"the loss must be finite, got {self.bad_steps_in_a_row} non-finite steps in a row, the last at "
-                f"iteration {iteration}; lower learning_rate, set amp to false, or look for NaN in the data"
-            )
-        engine.logger.warning("iteration %d dropped: its loss or gradient is not finite", iteration)
-
-
 class MaskedPSNR(CumulativeIterationMetric):
     """3-D PSNR inside the scanned region, data_range 1: the ``native`` protocol's PSNR, batch by batch."""
 
@@ -287,6 +236,16 @@ def psnr_inputs(output: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Evaluator output to the arguments of :class:`MaskedPSNR`."""
     targets = output["label"]
     return output["pred"].detach(), torch.cat((targets["label"], targets["valid"]), dim=1)
+
+
+def _noisy(line_integrals: Tensor, photons: float, random: Sequence[np.random.Generator]) -> Tensor:
+    """Poisson noise, each sample's from its own numbers."""
+    noisy = []
+    for expected, each in zip(photons * torch.exp(-line_integrals), random, strict=True):
+        generator = torch.Generator(device=line_integrals.device)
+        generator.manual_seed(int(each.integers(2**62)))
+        noisy.append(noisy_counts(expected, generator=generator))
+    return log_counts(torch.stack(noisy), photons)
 
 
 def _send(values: np.ndarray, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from progressive_cascade.ct import SECTIONS, load_datalist
-from progressive_cascade.errors import UserError, did_you_mean
+from progressive_cascade.errors import RunError, UserError, did_you_mean
 from progressive_cascade.geometry import parse_beam
 from progressive_cascade.io import read_json
 from progressive_cascade.paths import bundle_root
@@ -54,7 +54,7 @@ def check_settings(workflow: str) -> None:
         UserError: naming the key, what was expected and the value.
     """
     _tell_user_errors_in_one_line()
-    parser = _calling_parser()
+    parser = calling_parser()
     if parser is None:
         return
     config = parser.get()
@@ -128,7 +128,11 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "device": Rule("a device of this machine", lambda value: bool(torch.device(value).type)),
     "amp": _FLAG,
-    "resume": _FLAG,
+    "resume": Rule('true, false or "auto"', lambda value: isinstance(value, bool) or value == "auto"),
+    "force_resume": _FLAG,
+    "checkpoint_minutes": _POSITIVE,
+    "keep_checkpoints": _whole(1),
+    "skip_bad": _whole(0),
     "unet_channels": Rule("a list of channels per stage, two levels or more", _is_channels),
     "lift_channels": _whole(0),
     "cross_attention": _FLAG,
@@ -194,7 +198,8 @@ def _check_together(settings: Mapping[str, Any]) -> None:
         raise UserError("num_phantoms must be at least 1 where there is no dataset_dir, got 0")
 
 
-def _calling_parser() -> ConfigParser | None:
+def calling_parser() -> ConfigParser | None:
+    """The config of the workflow that a component is built for, or None for one that is built by itself."""
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -229,7 +234,7 @@ def _tell_user_errors_in_one_line() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
+        while cause is not None and not isinstance(cause, (UserError, RunError)):
             cause = cause.__cause__
         if cause is None:
             before(kind, error, trace)

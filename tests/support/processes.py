@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trainings as processes of their own, forked from the test's, so that they can be killed and need no second import."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle.scripts import run
+
+from tests.bundle.test_configs import BUNDLE, TINY
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def tiny_settings(output: Path, cache: Path, stage: int = 1, **changes: Any) -> dict[str, Any]:
+    """A training of nine steps in three epochs, with all that is random, and a checkpoint after every step."""
+    settings = {
+        **TINY,
+        "ckpt_dir": str(output / "models"),
+        "log_dir": str(output / f"logs{stage}"),
+        "cache_dir": str(cache),
+        "grid": 8 << (stage - 1),
+        "num_phantoms": 3,
+        "epoch_size": 6,
+        "batch_size": 2,
+        "epochs": 3,
+        "loss_weights": {"l1": 1.0, "reprojection": 0.05},
+        "checkpoint_minutes": 1e-6,
+        **({"window": 16} if stage > 1 else {}),
+    }
+    return {**settings, **changes}
+
+
+def train(settings: Mapping[str, Any], stage: int = 1) -> None:
+    """Runs a stage here, as ``python -m monai.bundle run training`` does."""
+    os.chdir(BUNDLE)
+    run(run_id="training", config_file=f"configs/stage{stage}.json", **settings)
+
+
+class Child:
+    """A process that runs a function; what it prints goes into a file.
+
+    Args:
+        log: the file.
+        function: to run.
+        arguments: its own.
+    """
+
+    def __init__(self, log: Path, function: Callable[..., None], *arguments: Any) -> None:
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+        self.process = _FORK.Process(target=_logged, args=(log, function, arguments))
+        self.process.start()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal."""
+        os.kill(self.process.pid or 0, number)
+
+    def wait(self, seconds: float = 120.0) -> int:
+        """Waits for the end; the exit code, negative for a signal."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"still running after {seconds} s: {self.text()}"
+        return self.process.exitcode
+
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 120.0) -> None:
+        """Waits until something has happened, or the process has ended."""
+        end = time.monotonic() + seconds
+        while not happened() and self.process.is_alive():
+            assert time.monotonic() < end, f"nothing happened for {seconds} s: {self.text()}"
+            time.sleep(0.005)
+
+    def text(self) -> str:
+        """What it has printed."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+def _logged(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    function(*arguments)
