@@ -51,8 +51,20 @@ def test_pairs_are_found_by_table(tmp_path: Path):
         find_pairs(tmp_path, table)
 
 
-def test_two_files_of_one_view_are_refused(tmp_path: Path):
-    """Which of two is meant is not guessed."""
-    _touch(tmp_path / "a_pa.png", tmp_path / "a_pa.jpg")
-    with pytest.raises(UserError, match="both be the frontal of a"):
-        find_pairs(tmp_path)
+def test_two_files_of_one_view_are_told(tmp_path: Path):
+    """Which of two is meant is not guessed, and the other cases are there."""
+    _touch(tmp_path / "a_pa.png", tmp_path / "a_pa.jpg", tmp_path / "b_pa.png", tmp_path / "b_lat.png")
+    first, second = find_pairs(tmp_path)
+    assert "both be the frontal of a" in first.problem
+    assert (second.case, second.problem) == ("b", "")
+
+
+def test_dicom_without_view_is_placed_by_its_orientation_or_told(tmp_path: Path):
+    """PatientOrientation names the plane; a file that says neither is no silent gap."""
+    pixels = np.zeros((64, 64))
+    save_dx(pixels, tmp_path / "1.dcm", StudyInstanceUID="1.2.3")
+    save_dx(pixels, tmp_path / "2.dcm", StudyInstanceUID="1.2.3", ViewPosition="", PatientOrientation=["P", "F"])
+    save_dx(pixels, tmp_path / "3.dcm", StudyInstanceUID="1.2.4", ViewPosition="", PatientOrientation="")
+    first, second = find_pairs(tmp_path)
+    assert (first.lateral, first.problem) == (tmp_path / "2.dcm", "")
+    assert "3.dcm must say its view" in second.problem

@@ -108,9 +108,8 @@ def _files(output: Path, options: argparse.Namespace) -> list[Path]:
 
 def _own_options(pair: PairFiles, output: Path, options: argparse.Namespace) -> argparse.Namespace:
     """The command's options with the files of one pair; a geometry.json beside them counts as --geometry."""
-    if pair.frontal is None or pair.lateral is None:
-        there, missing = (pair.frontal, "lateral") if pair.frontal else (pair.lateral, "frontal")
-        raise UserError(f"{there} must have a {missing} beside it, got none")
+    if pair.problem or pair.frontal is None:
+        raise UserError(pair.problem)
     beside = pair.frontal.parent / "geometry.json"
     geometry = options.geometry or (beside if beside.is_file() and options.preset is None else None)
     own = {"pa": pair.frontal, "lateral": pair.lateral, "output": output, "geometry": geometry}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +23,19 @@ _FRONTAL = ("pa", "ap", "frontal")
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one patient; None for a view that is missing."""
+    """The files of one patient.
+
+    Attributes:
+        case: what the patient is called.
+        frontal: None where it is missing.
+        lateral: likewise.
+        problem: why these files are no pair; empty where they are.
+    """
 
     case: str
     frontal: Path | None
     lateral: Path | None
+    problem: str = ""
 
 
 def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
@@ -42,7 +50,7 @@ def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
         table: a CSV with the columns ``case``, ``pa`` and ``lateral``, paths relative to the folder.
 
     Returns:
-        One for each case, in the order of their names; incomplete ones too.
+        One for each case, in the order of their names; incomplete ones too, with what is wrong with them.
 
     Raises:
         UserError: if there is none, or the table is no such table.
@@ -52,17 +60,29 @@ def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
     if table is not None:
         return _from_table(folder, table)
     found: dict[str, dict[str, Path]] = defaultdict(dict)
+    problems: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         placed = _by_name(folder, path) or _by_tags(path)
         if placed is None:
             continue
         case, kind = placed
-        if kind in found[case]:
-            raise UserError(f"{path} and {found[case][kind]} must not both be the {kind} of {case}")
-        found[case][kind] = path
-    if not found:
+        if kind is None:
+            problems[case] = f"{path} must say its view (ViewPosition, PatientOrientation), got none"
+        elif kind in found[case]:
+            problems[case] = f"{path} and {found[case][kind]} must not both be the {kind} of {case}"
+        else:
+            found[case][kind] = path
+    cases = sorted({*found, *problems})
+    if not cases:
         raise UserError(f"--input must hold pairs such as ID_pa.png and ID_lat.png, got none in {folder}")
-    return [PairFiles(case, views.get("frontal"), views.get("lateral")) for case, views in sorted(found.items())]
+    return [_pair(case, found[case], problems.get(case, "")) for case in cases]
+
+
+def _pair(case: str, views: Mapping[str, Path], problem: str) -> PairFiles:
+    frontal, lateral = views.get("frontal"), views.get("lateral")
+    if not problem and not (frontal and lateral):
+        problem = f"{frontal or lateral} must have a {'lateral' if frontal else 'frontal'} beside it, got none"
+    return PairFiles(case, frontal, lateral, problem)
 
 
 def _from_table(folder: Path, table: Path) -> list[PairFiles]:
@@ -95,18 +115,22 @@ def _by_name(folder: Path, path: Path) -> tuple[str, str] | None:
     return "_".join(parts), kind
 
 
-def _by_tags(path: Path) -> tuple[str, str] | None:
+def _by_tags(path: Path) -> tuple[str, str | None] | None:
+    """Study and kind of a DICOM file; no kind where it does not say."""
     try:
         if not is_dicom(path):
             return None
         header = DicomHeader(path)
-        study, view = header.text("StudyInstanceUID"), header.text("ViewPosition")
+        study, view, letters = (header.text(key) for key in ("StudyInstanceUID", "ViewPosition", "PatientOrientation"))
     except (UserError, OSError):
         return None
-    if not study or not view:
+    if not study:
         return None
+    kind = ("frontal" if view in ("PA", "AP") else "lateral") if view else None
+    if kind is None and letters:
+        kind = "lateral" if {part[:1] for part in letters.split("\\")} & set("AP") else "frontal"
     # The study's number is no name of a patient.
-    return f"study_{study}", "frontal" if view in ("PA", "AP") else "lateral"
+    return f"study_{study}", kind
 
 
 def is_complete(paths: Iterable[Path]) -> bool:
