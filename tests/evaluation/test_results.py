@@ -280,11 +280,13 @@ def test_evaluate_workflow_takes_protocols_as_a_key(
         "preprocessing#transforms#0#spatial_size": 32,
         "output_dir": str(tmp_path),
     }
-    run(config_file="configs/evaluate.json", protocols="native,x2ct", **overrides)
+    run(config_file="configs/evaluate.json", protocols="native,x2ct", refine_steps=1, **overrides)
     report = json.loads((tmp_path / "evaluation_metrics.json").read_text())
     assert report["protocols"] == ["native", "x2ct"] and len(report["checkpoint_sha256"]) == 64
     assert [case["patient"] for case in report["cases"]] == ["phantom_2000000", "phantom_2000001"]
+    assert list(report["summary"]) == ["refined", "cascade"] and report["refine_steps"] == 1
     summary = report["summary"]["cascade"]
+    assert report["summary"]["refined"]["native_psnr_3d_db"] != summary["native_psnr_3d_db"]
     low, high = summary["x2ct_psnr_3d_db"]["ci95"]
     assert low <= summary["x2ct_psnr_3d_db"]["mean"] <= high
     assert {"native_body_lung_bias_hu", "x2ct_valid_ssim_slicewise"} <= set(summary)

@@ -106,10 +106,38 @@ def test_impossible_steps_are_refused_in_one_line(steps):
         RefineSettings(steps=steps)
 
 
-def test_radiographs_without_a_body_are_refused(network):
+def test_radiographs_without_a_body_are_refused(network, image):
     """There is nothing to refine on."""
     with pytest.raises(UserError, match="must show a patient"):
         _refine(network, torch.zeros(1, 2, 128, 128))
+    blank = torch.cat((image[:, :1], torch.full((1, 1, 128, 128), 2.0)), dim=1)
+    for known in ("scaled", "display"):
+        with pytest.raises(UserError, match=f"view 1 has nothing but {known} values within 0.2 of 2"):
+            refine(network, blank, network.projection_matrices[None], known=known)
+
+
+def test_a_program_is_no_cascade_to_refine(network, image, caplog):
+    """Exported programs have no weights to tune: refine refuses, the inferer warns and keeps the program's volume."""
+    program = torch.jit.script(torch.nn.Identity())
+    with pytest.raises(UserError, match="refine needs a cascade's weights, got RecursiveScriptModule"):
+        refine(program, image, network.projection_matrices[None])
+    assert CascadeInferer(None, refine_steps=2)(image, program) is image
+    assert "no weights to refine" in caplog.text
+
+
+def test_a_checkpoint_of_any_stage_is_refined_in_its_first(network, small_cascade, image):
+    """A cascade of stage 1 alone, filled from one of three stages, refines to the same volume."""
+    first = small_cascade(stage=1, consistency_iterations=(0,)).eval()
+    state = {name: value for name, value in network.state_dict().items() if name in first.state_dict()}
+    first.load_state_dict(state)
+    torch.testing.assert_close(_refine(first, image, steps=2).volume, _refine(network, image, steps=2).volume)
+
+
+def test_the_command_lines_default_is_the_packages():
+    """`--refine` without a number is what Python does without one."""
+    from progressive_cascade.cli.common import DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS
+
+    assert (RefineSettings().steps, refine_module.MAX_STEPS) == (DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS)
 
 
 def test_masked_pixels_do_not_count(network, image):

@@ -23,7 +23,7 @@ DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel"
 """The packages whose versions go into reports."""
 DEVICE_HELP = "cpu, cuda, cuda:1, mps (default: cuda where there is one)"
 """Help of `--device`."""
-DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS = 0, 1000
+DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS = 8, 1000
 """As in :mod:`progressive_cascade.inference.refine`, which needs torch."""
 
 
@@ -141,7 +141,8 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
         type=_refine_steps,
         default=DEFAULT_REFINE_STEPS,
         metavar="STEPS",
-        help="steps in which stage 1 is refined on the X-rays themselves, 0 to 1000; 8 are a good start (default: off)",
+        help=f"steps in which stage 1 is refined on the X-rays themselves, 0 (off) to {MAX_REFINE_STEPS} "
+        f"(default: {DEFAULT_REFINE_STEPS})",
     )
 
 

@@ -201,17 +201,18 @@ def evaluate_case(
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
     beam = beam.at((float(center[0]), float(center[1]), float(center[2])))
     image = simulate_radiographs(case.hu, case.affine, beam)
-    result = reconstruct(image, beam, network=network, refine=0)
+    plain = reconstruct(image, beam, network=network, refine=0)
+    result = reconstruct(image, beam, network=network, refine=refine) if refine else plain
     if result.hu.shape != case.hu.shape or not np.allclose(result.affine, case.affine, atol=1e-3):
         raise UserError(
             f"case {case.name} must lie on the cascade's grid {result.hu.shape}, got {case.hu.shape}: prepare it"
         )
     given = torch.from_numpy(image)[None]
-    methods = {"cascade": result.hu}
-    if refine:
-        methods = {"refined": reconstruct(image, beam, network=network, refine=refine).hu, **methods}
-    scores = report.score_case(case, methods, image=given)["cascade"]
+    methods = {**({"refined": result.hu} if refine else {}), "cascade": plain.hu}
+    scores = report.score_case(case, methods, image=given)["refined" if refine else "cascade"]
     picture = report.output_dir / f"comparison_{case.name}.png"
     record = {**report.description, "agreement": result.agreement, "calibrated": True}
+    if result.refinement is not None:
+        record["refinement"] = result.refinement.to_dict()
     page = build_case(result, beam, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)
     write_page(page, report.output_dir / f"{case.name}.html")

@@ -49,7 +49,7 @@ def add_reconstruct(commands: Any) -> None:
     network, and CT.radiographs.nii.gz, the line integrals, so that `report` can make the page again. With
     --uncertainty SIGMA.nii.gz the standard deviation of the CT's error is written as well, voxel by voxel in whole HU.
 
-    With --refine STEPS the first stage is refined on these very X-rays; along with it a gain and an offset of each
+    The first stage is refined on these very X-rays (--refine 0: not); along with it a gain and an offset of each
     X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the
     residual before and after, and in patches that were held back: agreement after refining says little.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.inferers.inferer import Inferer
 from torch import Tensor
 
 from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
@@ -49,7 +50,8 @@ class EvaluationReport:
         mean: mean training volume (256, 256, 256) [HU] to score, or None.
         description: what to keep beside the numbers: checkpoint, hash, dataset.
         stem: how the names of the two files of numbers begin.
-        method: what a batch's predictions are called; without refinement they are the `cascade`'s.
+        method: what a batch's predictions are called.
+        others: further ways to run the evaluator's network on a batch, by the method's name.
 
     Raises:
         UserError: if a protocol does not exist.
@@ -68,6 +70,7 @@ class EvaluationReport:
         description: Mapping[str, Any] | None = None,
         stem: str = "evaluation",
         method: str = "cascade",
+        others: Mapping[str, Inferer] | None = None,
     ) -> None:
         self.protocols = parse_protocols(protocols)
         self.output_dir = Path(output_dir)
@@ -79,6 +82,7 @@ class EvaluationReport:
         self.description = dict(description or {})
         self.stem = stem
         self.method = method
+        self.others = dict(others or {})
         self.cases: list[dict[str, Any]] = []
 
     @property
@@ -96,14 +100,23 @@ class EvaluationReport:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         size = tuple(batch["label"].shape[2:])
-        full = resize(output["pred"].detach().float(), size).clamp(0, 1)
+        units = {self.method: output["pred"], **self._infer_others(engine)}
+        volumes = {name: resize(unit.detach().float(), size).clamp(0, 1) for name, unit in units.items()}
         patients = batch.get("patient", batch["case"])
         for index, name in enumerate(batch["case"]):
             truth, valid = (torch.as_tensor(batch[key][index, 0]).cpu().numpy() for key in ("label", "valid"))
             affine = torch.as_tensor(batch["affine"][index]).cpu().numpy()
-            hu = unit_to_hu(full[index, 0]).round().cpu().numpy()
+            hus = {name: unit_to_hu(full[index, 0]).round().cpu().numpy() for name, full in volumes.items()}
             case = Case(str(name), str(patients[index]), truth, affine, valid)
-            self.score_case(case, {self.method: hu}, image=output["label"]["image"][index : index + 1])
+            self.score_case(case, hus, image=output["label"]["image"][index : index + 1])
+
+    def _infer_others(self, engine: Engine) -> dict[str, Tensor]:
+        """The batch's volumes in [0, 1] by the other methods."""
+        evaluator: Any = engine
+        given = evaluator.state.output["label"]
+        arguments = {"projection_matrices": given["matrices"], "calibrated": given["calibrated"]}
+        with torch.inference_mode():
+            return {name: infer(given["image"], evaluator.network, **arguments) for name, infer in self.others.items()}
 
     def score_case(
         self, case: Case, reconstructions: Mapping[str, np.ndarray], *, image: Tensor

@@ -22,7 +22,7 @@ volume of 5.6 mm voxels leaves 0.05 to 0.06; phantoms, brought from 0.09 to ther
 """
 # Side of a patch that is held back as a whole [pixels of the stage], wider than what a voxel casts.
 _PATCH = 8
-# A radiograph without a patient holds noise about 0; 10 mm of water cast 0.2.
+# A radiograph without a patient holds noise about 0, or about an unknown offset; 10 mm of water cast 0.2.
 _EMPTY_LINE_INTEGRAL = 0.2
 # Noise grows with the line integral as its exponential; beyond these bounds the model is not to be believed.
 _LOG_NOISE_RANGE = (-3.0, 6.0)
@@ -61,10 +61,7 @@ class Evidence:
         self.network, self.given, self.nominal = network, image, matrices
         self.pose = pose
         self.searches = pose or known != "calibrated"
-        if known == "calibrated" and float(image.amax()) < _EMPTY_LINE_INTEGRAL:
-            raise UserError(
-                f"radiographs must show a patient, got nothing but line integrals below {_EMPTY_LINE_INTEGRAL:g}"
-            )
+        _check_body(image, known)
         self.views = [ViewCalibration.start(known, view.cpu().numpy()) for view in image[0]]
         self.size = 2 * self.stage.grid
         self.basis = [self._shrink(view.basis(pixels)) for view, pixels in zip(self.views, image[0], strict=True)]
@@ -130,6 +127,17 @@ class Evidence:
 
     def _shrink(self, parts: Tensor) -> Tensor:
         return F.avg_pool2d(parts[None], max(1, parts.shape[2] // self.size))[0]
+
+
+def _check_body(image: Tensor, known: str) -> None:
+    """Refuses a view in which nothing stands out, be its level known or not."""
+    for index, view in enumerate(image[0]):
+        low = 0.0 if known == "calibrated" else float(view.amin())
+        if float(view.amax()) - low < _EMPTY_LINE_INTEGRAL:
+            raise UserError(
+                f"radiographs must show a patient to refine on, view {index} has nothing but {known} values within "
+                f"{_EMPTY_LINE_INTEGRAL:g} of {low:.2g}; --refine 0 takes them as they are"
+            )
 
 
 def _inverse_variance(image: Tensor, small: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.precision import mixed_precision
 from progressive_cascade.projector import prefer_backend
 
+_log = logging.getLogger(__name__)
 # Conjugate-gradient steps of a round.
 _ITERATIONS = 3
 # The cascade's further arguments in their order.
@@ -117,6 +119,8 @@ class CascadeInferer(Inferer):
         """
         cascade = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         if not isinstance(cascade, ProgressiveCascade) or cascade.training:
+            if self.refine_settings.steps and isinstance(cascade, torch.jit.ScriptModule):
+                _log.warning("refine_steps: a TorchScript program has no weights to refine; its own volume is kept")
             with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
                 return network(inputs, *args, **kwargs)
         named = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}

@@ -26,8 +26,8 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.inference.evidence import Evidence
 from progressive_cascade.networks import ProgressiveCascade
 
-DEFAULT_STEPS = 0
-"""Off: what it gains at 256³ behind the shipped stages 2 and 3 is not measured yet; 8 hold most of stage 1's gain."""
+DEFAULT_STEPS = 8
+"""They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
 # A loss so many times the lowest will not come back within the steps there are.
 _RISE = 2.0
@@ -153,10 +153,12 @@ def refine(
         Stage 1's volume, and what was found on the way.
 
     Raises:
-        UserError: if the radiographs show no body.
-        ValueError: if an argument does not fit.
+        UserError: if a radiograph shows no body, or the network is an exported program.
+        ValueError: if another argument does not fit.
     """
     settings = settings or RefineSettings()
+    if not isinstance(network, ProgressiveCascade):
+        raise UserError(f"refine needs a cascade's weights, got {type(network).__name__}; 0 steps leave it as it is")
     found = []
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         # Tensors made in inference mode cannot be differentiated through; copies made here can.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from progressive_cascade.report.borders import borders_figure
 from progressive_cascade.report.diagrams import Curve, Diagram, draw_diagram
 from progressive_cascade.report.drawing import central_planes, film_values
 from progressive_cascade.report.figures import (
@@ -20,6 +21,7 @@ __all__ = [
     "Curve",
     "Diagram",
     "ReportCase",
+    "borders_figure",
     "central_planes",
     "comparison_figure",
     "curves_figure",
