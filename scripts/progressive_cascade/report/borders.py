@@ -81,7 +81,7 @@ def borders_figure(
 def _smooth_planes(hu: np.ndarray, spacing: float) -> list[Plane]:
     from scipy.ndimage import gaussian_filter
 
-    return central_planes(gaussian_filter(hu.astype(np.float32), _SMOOTHING_MM / spacing), (spacing,) * 3)
+    return central_planes(gaussian_filter(hu.astype(np.float32), _SMOOTHING_MM / spacing), (spacing, spacing, spacing))
 
 
 def _steps(plane: Plane) -> tuple[float, float]:
