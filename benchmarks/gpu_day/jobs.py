@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ MARK = "ROW "
 """What a line of standard output begins with that is a row in JSON."""
 # Fewer seconds than these are not worth a start of Python, torch and a GPU.
 _WORTHWHILE = 5.0
+# Seconds in which a job that is asked to end does so.
+_GRACE = 10.0
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,6 @@ def _wait(job: Job, limit: float, output: Any) -> str:
     if not torch.cuda.is_available():
         environment |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")  # a trial shares the processor
     options: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-    # The whole of torchrun's processes is ended, not the first of them alone.
     options["start_new_session"] = os.name == "posix"
     process = subprocess.Popen(job.command, cwd=job.folder, env=environment, **options)
     try:
@@ -164,7 +166,20 @@ def _wait(job: Job, limit: float, output: Any) -> str:
         return "too long"
     finally:
         if process.poll() is None:
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a job with all its processes.
+
+    torchrun starts each rank in a session of its own, out of reach of a signal to the group, and ends them when it is
+    asked to.
+    """
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE)
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,14 +37,39 @@ def test_a_job_tells_its_rows_and_how_it_ended():
 def test_a_job_that_takes_too_long_is_ended_with_its_children():
     """Neither its own limit nor the whole budget is overrun; what came before counts."""
     script = (
-        "import subprocess, sys, time; print('ROW {}', flush=True);"
-        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
+        "import subprocess, sys, time;"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "print('ROW {\"child\": %d}' % child.pid, flush=True); child.wait()"
     )
     row, ending = run_job(_job(script, limit=6.0), 60)
     assert row["part"] == "commands" and ending["state"] == "too long" and ending["seconds"] < 30
+    assert sys.platform != "linux" or not _runs(row["child"])
     assert run_job(_job("print(1)"), 3.0) == [
         {"part": "commands", "job": "job", "state": "no time left", "seconds": 0.0}
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+def test_a_job_of_torchrun_ends_with_its_ranks(tmp_path):
+    """Ranks have sessions of their own, which no signal to the job's group reaches."""
+    rank, pid = tmp_path / "rank.py", tmp_path / "pid"
+    rank.write_text(
+        f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(rank)]
+    ending = run_job(Job("commands", "torchrun", torchrun, 20.0), 60)[-1]
+    assert ending["state"] == "too long" and not _runs(int(pid.read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process goes on living; one that waits for its parent to read its end does not."""
+    for _ in range(50):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                time.sleep(0.1)
+                continue
+        return False
+    return True
 
 
 def test_the_report_is_whole_after_every_job(tmp_path):
