@@ -215,7 +215,7 @@ def test_sidecar_errors_name_file_and_key(change, words, tmp_path):
 def test_sidecar_must_be_json_and_exist(tmp_path):
     """Not JSON is a ValueError, no file a FileNotFoundError, both with the path."""
     path = tmp_path / "geometry.json"
-    with pytest.raises(FileNotFoundError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match="geometry file must exist"):
         load_geometry(path)
     path.write_text("{")
     with pytest.raises(ValueError, match="must be JSON"):

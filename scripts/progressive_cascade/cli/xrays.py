@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,12 +58,15 @@ def read_exposure(path: Path) -> Exposure:
     Raises:
         UserError: if the file does not hold an exposure.
     """
+    from progressive_cascade.io import read_json
     from progressive_cascade.physics import Exposure
 
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, "exposure file")
         return Exposure.from_dict({key: value for key, value in record.items() if key not in ("seed", "pixels")})
-    except (AttributeError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"exposure file {path}: {error}") from error
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import nifti_stem, read_json
@@ -37,20 +38,53 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str) -> list[dic
     """
     check_section(section)
     root = Path(dataset_dir).resolve()
-    datalist = read_json(root / DATALIST)
-    if not isinstance(datalist, dict):
-        raise UserError(f"{root / DATALIST} must map section names to lists, got {type(datalist).__name__}")
-    patients = {name: {_patient(item) for item in datalist.get(name, [])} for name in SECTIONS}
+    datalist = read_datalist(root)
+    patients = {name: {item["patient"] for item in datalist[name]} for name in SECTIONS}
     for name in SECTIONS:
         shared = patients[section] & patients[name] if name != section else set()
         if shared:
             raise UserError(f"{root / DATALIST}: {section} and {name} must not share patients, got {sorted(shared)}")
-    items = [_absolute_item(item, root) for item in datalist.get(section, [])]
+    items = [_absolute_item(item, root) for item in datalist[section]]
     if not items:
         everyone = sorted(set().union(*patients.values()))
         hint = f"; a single patient, {everyone[0]!r}, cannot be split" if len(everyone) == 1 else ""
         raise UserError(f"{root / DATALIST} must list at least one case under {section!r}, got none{hint}")
     return items
+
+
+def read_datalist(dataset_dir: str | os.PathLike[str]) -> dict[str, list[dict[str, str]]]:
+    """Reads a dataset folder's list as it stands: by section, every case's texts, its patient among them.
+
+    Args:
+        dataset_dir: folder with the list.
+
+    Returns:
+        All of :data:`SECTIONS`, empty where the file has none.
+
+    Raises:
+        FileNotFoundError: where there is no list.
+        UserError: where it is anything else; the place is named.
+    """
+    path = Path(dataset_dir) / DATALIST
+    datalist = read_json(path, "datalist")
+    if not isinstance(datalist, dict):
+        raise UserError(f"{path} must map section names to lists, got {type(datalist).__name__}")
+    sections = {name: datalist.get(name, []) for name in SECTIONS}
+    for name, items in sections.items():
+        if not isinstance(items, list):
+            raise UserError(f"{path}: {name} must be a list of cases, got {type(items).__name__}")
+        for index, item in enumerate(items):
+            _check_item(item, f"{path}: case {index} of {name}")
+            item["patient"] = _patient(item)
+    return sections
+
+
+def _check_item(item: Any, place: str) -> None:
+    if not isinstance(item, dict):
+        raise UserError(f"{place} must be an object, got {type(item).__name__}")
+    for key in ("label", "valid", "patient"):
+        if not isinstance(item.get(key, ""), str):
+            raise UserError(f"{place} must have a text as {key!r}, got {item[key]!r}")
 
 
 def check_section(section: str) -> None:

@@ -7,9 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from progressive_cascade.ct.datalist import DATALIST, SECTIONS
+from progressive_cascade.ct.datalist import DATALIST, SECTIONS, read_datalist
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import nifti_stem, read_json
 from progressive_cascade.training.data import training_items
 
 
@@ -40,11 +39,7 @@ def evaluation_items(dataset_dir: Any = None, section: str = "test", *, num_phan
 
 def _check_patients(path: Path) -> None:
     """Refuses a dataset in which nobody can be held out, or somebody is not."""
-    datalist = read_json(path)
-    patients = {
-        name: {str(item.get("patient") or nifti_stem(item.get("label", ""))) for item in datalist.get(name, [])}
-        for name in SECTIONS
-    }
+    patients = {name: {item["patient"] for item in items} for name, items in read_datalist(path.parent).items()}
     for first, second in combinations(SECTIONS, 2):
         shared = sorted(patients[first] & patients[second])
         if shared:

@@ -31,7 +31,7 @@ def _parse_numbers(name: str, values: Any, count: int, *, positive: bool = False
     """``values`` as a tuple of ``count`` finite floats, or an error that names the argument."""
     try:
         numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} must be {count} number(s), got {values!r}") from None
     if len(numbers) != count or not all(math.isfinite(value) for value in numbers):
         raise ValueError(f"{name} must be {count} finite number(s), got {values!r}")

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from os import PathLike
-from pathlib import Path
 
 from progressive_cascade.geometry.beam import ConeBeam
+
+# What a file may ask for: 360 views of 512², or two of 8192²; no apparatus is larger than 100 m, no pixel finer.
+_MAX_PIXELS = 1 << 27
+_MIN_MM, _MAX_MM = 1e-3, 1e5
 
 
 def save_geometry(beam: ConeBeam, path: str | PathLike[str]) -> None:
@@ -35,11 +37,14 @@ def load_geometry(path: str | PathLike[str]) -> ConeBeam:
         FileNotFoundError: if the file is missing.
         ValueError: if it is not JSON, or a key is missing, unknown or impossible; file and key are named.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"geometry file {path} does not exist")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"geometry file {path} must be JSON: {error}") from error
-    return ConeBeam.from_dict(values, origin=f"geometry file {path}")
+    from progressive_cascade.io import read_json
+
+    origin = f"geometry file {path}"
+    beam = ConeBeam.from_dict(read_json(path, "geometry file"), origin=origin)
+    pixels = beam.detector_shape[0] * beam.detector_shape[1] * len(beam.views)
+    if pixels > _MAX_PIXELS:
+        raise ValueError(f"{origin}: detector_shape and views must make at most {_MAX_PIXELS} pixels, got {pixels}")
+    lengths = (beam.source_to_detector, *beam.isocenter, *beam.detector_offset, *beam.pixel_spacing)
+    if max(map(abs, lengths)) > _MAX_MM or min(*beam.pixel_spacing, beam.source_to_isocenter) < _MIN_MM:
+        raise ValueError(f"{origin}: lengths must lie between {_MIN_MM} and {_MAX_MM:g} mm, got {sorted(lengths)}")
+    return beam

@@ -11,7 +11,6 @@ trunk is kept, as a bare half-precision state dict:
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from monai.networks.layers.simplelayers import GaussianFilter
 from torch import Tensor, nn
 
 from progressive_cascade.attenuation import hu_to_unit
+from progressive_cascade.ct.datalist import read_datalist
 from progressive_cascade.io import atomic_path
 from progressive_cascade.losses.perceptual import CT_WEIGHTS, VGG16Trunk
 from progressive_cascade.paths import bundle_root
@@ -243,8 +243,7 @@ def find_ct(dataset: Path | None, section: str, files: Sequence[Path]) -> list[P
     """CT files given one by one, and those of a prepared dataset's section."""
     found = list(files)
     if dataset is not None:
-        items = json.loads((dataset / "datalist.json").read_text(encoding="utf-8")).get(section, [])
-        found += [dataset / item["label"] for item in items if "label" in item]
+        found += [dataset / item["label"] for item in read_datalist(dataset)[section] if "label" in item]
     return found
 
 

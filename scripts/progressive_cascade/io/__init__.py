@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are either complete or absent: atomic writing, and validated reading, of NIfTI, JSON and weights.
+
+Each name is looked up in its module when it is first used: JSON needs neither nibabel nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from progressive_cascade.io.files import atomic_path, atomic_paths, sync
+    from progressive_cascade.io.nifti import (
+        NIFTI_SUFFIXES,
+        check_array,
+        nifti_stem,
+        read_nifti,
+        save_nifti,
+        smallest_array,
+    )
+    from progressive_cascade.io.records import finite, read_json, save_json
+    from progressive_cascade.io.state import read_state
+
+__all__ = [
+    "NIFTI_SUFFIXES",
+    "atomic_path",
+    "atomic_paths",
+    "check_array",
+    "finite",
+    "nifti_stem",
+    "read_json",
+    "read_nifti",
+    "read_state",
+    "save_json",
+    "save_nifti",
+    "smallest_array",
+    "sync",
+]
+
+_HOMES = {
+    "files": (
+        "atomic_path",
+        "atomic_paths",
+        "sync",
+    ),
+    "nifti": (
+        "NIFTI_SUFFIXES",
+        "check_array",
+        "nifti_stem",
+        "read_nifti",
+        "save_nifti",
+        "smallest_array",
+    ),
+    "records": (
+        "finite",
+        "read_json",
+        "save_json",
+    ),
+    "state": ("read_state",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
