@@ -34,11 +34,9 @@ HEAVY = ("itk", "SimpleITK", "pydicom", "matplotlib")
 
 _PACKAGE = "scripts/progressive_cascade"
 # What is still too long, and is to become shorter: nothing may be added.
-LONG_FILES = {f"{_PACKAGE}/cli/reconstruction.py", f"{_PACKAGE}/ct/prepare.py"}
+LONG_FILES = {f"{_PACKAGE}/cli/reconstruction.py"}
 LONG_FUNCTIONS = {
     f"{_PACKAGE}/cli/reconstruction.py::add_reconstruct",
-    f"{_PACKAGE}/ct/placement.py::place_ct",
-    f"{_PACKAGE}/ct/prepare.py::prepare_dataset",
     f"{_PACKAGE}/inference/first_look.py::first_agreement",
     f"{_PACKAGE}/inference/reconstruct.py::reconstruct",
     f"{_PACKAGE}/inference/refine.py::refine",

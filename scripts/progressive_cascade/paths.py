@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from tempfile import mkdtemp
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.io import sync
 
 _PACKAGE = Path(__file__).resolve().parent
+_STAGE = ".unfinished-"
 
 
 def bundle_root() -> Path:
@@ -61,6 +66,47 @@ def check_files(
         option, path = existing[0]
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise UserError(f"{option} must not replace files, but {path} exists{more}; --overwrite replaces it")
+
+
+@contextmanager
+def staged_folder(folder: str | os.PathLike[str], *, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yields an empty folder whose content moves into `folder` when the block succeeds, in a moment.
+
+    What is there, of the same names, is replaced then and not before: an interrupted program leaves the old content
+    as it was. What one left behind is removed by the next.
+
+    Args:
+        folder: made where it is missing.
+        last: names of files that list the others. Old ones go first and new ones come last, so that a list never
+            stands beside what it does not describe.
+
+    Raises:
+        UserError: where the folder cannot be written.
+    """
+    target = Path(folder)
+    existed = target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for left in target.glob(f"{_STAGE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        stage = Path(mkdtemp(prefix=_STAGE, dir=target))
+    except OSError as error:
+        raise UserError(f"output folder {target} must be writable, got: {error.strerror}") from error
+    try:
+        yield stage
+        new = sorted(os.listdir(stage), key=lambda name: (name in last, name))
+        for name in last:
+            (target / name).unlink(missing_ok=True)
+        (stage / _STAGE).mkdir()
+        for name in new:
+            if (target / name).is_dir():
+                os.replace(target / name, stage / _STAGE / name)
+            os.replace(stage / name, target / name)
+        sync(target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        if not existed and not any(target.iterdir()):
+            target.rmdir()
 
 
 def is_same_place(one: Path, other: Path) -> bool:

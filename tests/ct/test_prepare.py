@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from progressive_cascade.ct.datalist import load_datalist
-from progressive_cascade.ct.prepare import Split, find_sources, prepare_dataset
-from progressive_cascade.ct.series import find_dicom_series, read_ct
+from progressive_cascade.ct.files import read_ct
+from progressive_cascade.ct.prepare import prepare_dataset
+from progressive_cascade.ct.series import find_dicom_series
+from progressive_cascade.ct.sources import find_sources
+from progressive_cascade.ct.split import Split
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import read_json, read_nifti, save_nifti
 from tests.support.trunk import PIXEL, SLICE, trunk_affine, trunk_hu
 
 
-def _write_dicom(folder: Path, hu: np.ndarray, *, patient: str, modality: str = "CT", skip: int | None = None) -> None:
+def _write_dicom(folder: Path, hu: np.ndarray, *, patient: str, modality: str = "CT") -> None:
     """Writes a CT series of axial slices, feet to head, as a scanner would."""
     pydicom = pytest.importorskip("pydicom")
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -26,8 +29,6 @@ def _write_dicom(folder: Path, hu: np.ndarray, *, patient: str, modality: str = 
     series, study, frame = (generate_uid() for _ in range(3))
     affine = np.diag([-1, -1, 1, 1]) @ trunk_affine(hu.shape)
     for k in range(hu.shape[2]):
-        if k == skip:
-            continue
         meta = pydicom.dataset.FileMetaDataset()
         meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
         meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -56,14 +57,6 @@ def test_a_dicom_series_reads_as_the_nifti_of_the_same_ct(tmp_path: Path) -> Non
     array, affine = read_ct(tmp_path)
     np.testing.assert_allclose(affine, trunk_affine(hu.shape), atol=1e-4)
     np.testing.assert_array_equal(array, hu.clip(-1024))
-
-
-def test_a_dicom_series_with_a_missing_slice_is_refused(tmp_path: Path) -> None:
-    """A gap would deform the patient."""
-    pytest.importorskip("SimpleITK")
-    _write_dicom(tmp_path / "a", trunk_hu((40, 30, 24)), patient="P1", skip=7)
-    with pytest.raises(UserError, match="evenly spaced"):
-        read_ct(tmp_path)
 
 
 def test_dicom_series_that_are_no_ct_are_found_with_a_reason(tmp_path: Path) -> None:

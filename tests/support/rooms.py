@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "scripts" / "progressive_cascade"
 ORDER = (
-    *("errors", "paths", "io", "precision", "materials", "attenuation"),
+    *("errors", "io", "paths", "precision", "materials", "attenuation"),
     *("geometry", "projector", "consistency", "physics", "phantom", "ct", "radiograph"),
     *("networks", "losses", "components", "inference", "training"),
     *("report", "evaluation", "export", "service", "cli"),

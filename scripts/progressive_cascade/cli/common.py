@@ -152,6 +152,28 @@ def _refine_steps(text: str) -> int:
     return int(text)
 
 
+def add_assume_spacing(parser: argparse.ArgumentParser) -> None:
+    """Adds `--assume-spacing`, for CT files whose header says neither voxel size nor orientation."""
+    parser.add_argument(
+        "--assume-spacing",
+        type=_spacing,
+        metavar="MM",
+        help="voxel size, 1 or 0.7,0.7,1.25, of files that do not say where their voxels are; their axes are taken to "
+        "run to the patient's right, front and head (default: refuse such files)",
+    )
+
+
+def _spacing(text: str) -> tuple[float, float, float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(0 < number < 1000 for number in numbers):
+        raise argparse.ArgumentTypeError(f"must be one length or three, such as 0.7,0.7,1.25, got {text!r}")
+    x, y, z = numbers * (3 // len(numbers))
+    return x, y, z
+
+
 def check_output_file(path: Path, suffixes: tuple[str, ...], name: str = "--output") -> None:
     """Refuses, before any work, an output file of another type or in a folder that cannot be written.
 

@@ -8,7 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, fraction, natural
+from progressive_cascade.cli.common import (
+    add_assume_spacing,
+    add_command,
+    add_overwrite,
+    check_output_folder,
+    fraction,
+    natural,
+)
 
 
 def add_prepare(commands: Any) -> None:
@@ -16,7 +23,9 @@ def add_prepare(commands: Any) -> None:
     text = """
     Prepare CTs for training and evaluation.
 
-    INPUT is a CT, a folder of CTs (NIfTI), or a folder of DICOM series, searched at any depth.
+    INPUT is a CT (NIfTI, MetaImage, NRRD), a folder of CTs, or a folder of DICOM series, searched at any depth;
+    hidden files are passed over. What is mended or assumed is said in the manifest: padding and NaN are air, a slice
+    that is there twice is used once, a single missing slice is the mean of its neighbours, localizers are left out.
 
     Each CT is turned to RAS, freed of table and clothes, resampled to 1.4 mm and placed on 256³ voxels around the
     body. A CT shorter than the cube (358.4 mm) goes on with its end slices, which `valid` marks as never scanned.
@@ -27,13 +36,29 @@ def add_prepare(commands: Any) -> None:
       datalist.json      the split (Decathlon format)
       manifest.csv       what became of every input, with the reason where it was skipped
 
+    With --overwrite an earlier dataset stays whole until the new one is.
+
     examples:
       progressive-cascade prepare archive --output dataset
       progressive-cascade prepare archive --output dataset --validation patient07 --test patient03 patient12
     """
     parser = add_command(commands, "prepare", run=run_prepare, text=text)
-    parser.add_argument("input", type=Path, metavar="INPUT", help="CT NIfTI, or folder of NIfTI files or DICOM series")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="CT file, or folder of CT files or DICOM series")
     parser.add_argument("--output", type=Path, required=True, metavar="DATASET", help="folder to write")
+    _add_split_options(parser)
+    parser.add_argument(
+        "--center",
+        choices=("scan", "lungs"),
+        default="scan",
+        help="what the cube follows along z in a CT longer than it (default: scan)",
+    )
+    parser.add_argument("--drop-truncated", action="store_true", help="skip CTs whose field of view cuts the body")
+    add_assume_spacing(parser)
+    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
+    add_overwrite(parser)
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> None:
     split = parser.add_argument_group("split, by patient")
     for section in ("validation", "test"):
         split.add_argument(
@@ -48,24 +73,16 @@ def add_prepare(commands: Any) -> None:
         others = "; leaves all others out" if section == "training" else ""
         split.add_argument(f"--{section}", nargs="+", metavar="PATIENT", help=f"name the {section} patients{others}")
     split.add_argument(
-        "--patient-pattern", metavar="REGEX", help="finds the patient in a NIfTI's path (default: the file's name)"
+        "--patient-pattern", metavar="REGEX", help="finds the patient in a file's path (default: the file's name)"
     )
-    parser.add_argument(
-        "--center",
-        choices=("scan", "lungs"),
-        default="scan",
-        help="what the cube follows along z in a CT longer than it (default: scan)",
-    )
-    parser.add_argument("--drop-truncated", action="store_true", help="skip CTs whose field of view cuts the body")
-    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
-    add_overwrite(parser)
 
 
 def run_prepare(options: argparse.Namespace) -> None:
     """Prepares the archive and prints what became of it."""
     from tqdm import tqdm
 
-    from progressive_cascade.ct.prepare import ManifestRow, Split, dataset_files, prepare_dataset
+    from progressive_cascade.ct.prepare import ManifestRow, dataset_files, prepare_dataset
+    from progressive_cascade.ct.split import Split
     from progressive_cascade.paths import check_files
 
     check_output_folder(options.output)
@@ -92,11 +109,14 @@ def run_prepare(options: argparse.Namespace) -> None:
             patient_pattern=options.patient_pattern,
             keep_truncated=not options.drop_truncated,
             center=options.center,
+            assume_spacing=options.assume_spacing,
             num_workers=options.workers,
             progress=advance,
         )
     for row in rows:
         if row.reason:
             print(f"{row.status}: {row.case}: {row.reason}")
+        if row.note:
+            print(f"note: {row.case}: {row.note}")
     sizes = Counter(row.split for row in rows if row.split)
     print(", ".join(f"{sizes[name]} {name}" for name in ("training", "validation", "test")) + f": {options.output}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import (
+    add_assume_spacing,
     add_command,
     add_overwrite,
     add_preset,
@@ -53,7 +54,7 @@ def add_phantom(commands: Any) -> None:
 
 def run_phantom(options: argparse.Namespace) -> None:
     """Writes the CT, and the label map where it is asked for."""
-    from progressive_cascade.io import save_nifti
+    from progressive_cascade.io import atomic_paths, save_nifti
     from progressive_cascade.phantom import generate_phantom
 
     check_output_file(options.output, NIFTI)
@@ -65,10 +66,11 @@ def run_phantom(options: argparse.Namespace) -> None:
     if not 8 <= size <= 1024:
         raise UserError(f"--size must be between 8 and 1024 voxels, got {size}")
     phantom = generate_phantom(options.seed, shape=(size, size, size), spacing=_CUBE_MM / size)
-    save_nifti(phantom.hu, phantom.affine, options.output)
+    with atomic_paths(options.output, *labels) as temporaries:
+        for volume, path in zip((phantom.hu, phantom.labels), temporaries, strict=False):
+            save_nifti(volume, phantom.affine, path)
     print(f"CT of patient {options.seed}: {options.output}")
-    if options.labels is not None:
-        save_nifti(phantom.labels, phantom.affine, options.labels)
+    if labels:
         print(f"labels: {options.labels}")
 
 
@@ -77,9 +79,9 @@ def add_simulate(commands: Any) -> None:
     text = """
     Simulate the X-rays of a CT: by default the PA and the left lateral.
 
-    The CT (NIfTI in HU, or a folder of one DICOM series) is freed of its table and placed on the cube of 358.4 mm;
-    the rays meet in the cube's centre, a point of the patient's world that geometry.json remembers, so that a
-    reconstruction lies over the CT in any viewer. DIR receives
+    The CT (NIfTI, MetaImage or NRRD in HU, or a folder of one DICOM series) is freed of its table and placed on the
+    cube of 358.4 mm; the rays meet in the cube's centre, a point of the patient's world that geometry.json remembers,
+    so that a reconstruction lies over the CT in any viewer. DIR receives
 
       pa.nii.gz lateral.nii.gz   line integrals of mu at 70 keV (no unit), float32 (column, row, 1); row 0 is cranial;
                                  of other views, each one's name, such as lao30_cranial15.nii.gz
@@ -97,7 +99,7 @@ def add_simulate(commands: Any) -> None:
       progressive-cascade simulate ct.nii.gz --output xrays --geometry geometry.json --display
     """
     parser = add_command(commands, "simulate", run=run_simulate, text=text)
-    parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii(.gz), .mha, .nrrd, or a DICOM folder")
+    parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii(.gz), .mha, .mhd, .nrrd, or a DICOM folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     where = parser.add_mutually_exclusive_group()
     add_preset(where, "acquisition geometry")
@@ -108,6 +110,7 @@ def add_simulate(commands: Any) -> None:
         "--keep-isocenter", action="store_true", help="leave the geometry of --geometry where FILE says it stands"
     )
     _add_exposure_options(parser)
+    add_assume_spacing(parser)
     add_overwrite(parser)
 
 
@@ -153,7 +156,7 @@ def run_simulate(options: argparse.Namespace) -> None:
         writes={"--output": folder_files(beam, options.output)},
         overwrite=options.overwrite,
     )
-    case = prepare_case(options.ct)
+    case = prepare_case(options.ct, assume_spacing=options.assume_spacing)
     if not options.keep_isocenter:
         beam = beam.at(case.isocenter)
     seed = options.seed or 0
@@ -163,6 +166,8 @@ def run_simulate(options: argparse.Namespace) -> None:
     if exposure is not None:
         record = {**exposure.to_dict(), "seed": seed, "pixels": photometric or "line integrals"}
     write_xrays(image, beam, options.output, photometric=photometric, exposure=record)
+    for note in case.notes:
+        print(f"note: {note}")
     if case.repeated_mm > 1:
         print(f"note: the CT is {case.z_extent_mm:.0f} mm long, {case.repeated_mm:.0f} mm repeat its end slices")
     print(f"X-rays: {options.output}")

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from progressive_cascade.ct.augment import RandAnatomyd
     from progressive_cascade.ct.datalist import SECTIONS, load_datalist
+    from progressive_cascade.ct.files import read_ct
     from progressive_cascade.ct.placement import PreparedCase, place_ct, prepare_case
-    from progressive_cascade.ct.prepare import Split, prepare_dataset
-    from progressive_cascade.ct.series import find_dicom_series, read_ct
+    from progressive_cascade.ct.prepare import prepare_dataset
+    from progressive_cascade.ct.series import find_dicom_series
+    from progressive_cascade.ct.split import Split
     from progressive_cascade.ct.tissues import TISSUES, tissue_classes
 
 __all__ = [
@@ -35,9 +37,11 @@ __all__ = [
 _HOMES = {
     "augment": ("RandAnatomyd",),
     "datalist": ("SECTIONS", "load_datalist"),
+    "files": ("read_ct",),
     "placement": ("PreparedCase", "place_ct", "prepare_case"),
-    "prepare": ("Split", "prepare_dataset"),
-    "series": ("find_dicom_series", "read_ct"),
+    "prepare": ("prepare_dataset",),
+    "series": ("find_dicom_series",),
+    "split": ("Split",),
     "tissues": ("TISSUES", "tissue_classes"),
 }
 

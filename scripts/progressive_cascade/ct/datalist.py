@@ -30,7 +30,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str) -> list[dic
         section: `training`, `validation` or `test`.
 
     Returns:
-        One item per case, with absolute paths `label` and `valid` and the names `patient` and `case`.
+        One item per case, with absolute paths `label` and `valid`, the names `patient` and `case`, and `version`,
+        which changes with the files: a cache that knows a case by its item does not take an old one for a new one.
 
     Raises:
         FileNotFoundError: where the datalist or a file it names is missing.
@@ -107,4 +108,6 @@ def _absolute_item(item: dict[str, str], root: Path) -> dict[str, str]:
         if not path.is_file():
             raise FileNotFoundError(f"{root / DATALIST}: {key} must be an existing file, got {path}")
         paths[key] = str(path)
-    return {**paths, "patient": _patient(item), "case": nifti_stem(item["label"])}
+    stats = [os.stat(path) for path in paths.values()]
+    version = " ".join(f"{stat.st_size}-{stat.st_mtime_ns}" for stat in stats)
+    return {**paths, "patient": _patient(item), "case": nifti_stem(item["label"]), "version": version}

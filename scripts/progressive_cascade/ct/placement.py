@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import nibabel as nib
@@ -19,7 +20,9 @@ from scipy import ndimage
 
 from progressive_cascade.attenuation import AIR_HU
 from progressive_cascade.ct.body import Body, find_field_of_view, segment_body
-from progressive_cascade.ct.series import DicomSeries, read_ct, read_dicom_series
+from progressive_cascade.ct.files import read_scan
+from progressive_cascade.ct.scan import undefined_to_air
+from progressive_cascade.ct.series import DicomSeries, read_dicom_series
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
 
@@ -53,7 +56,7 @@ class PreparedCase:
         truncated: fraction of the body's contour that lies on the edge of the field of view.
         fingerprint: SHA-256 of the source's voxels in RAS order, whole HU: the same for every copy of a CT, whatever
             its format, name, storage order or place in the world.
-        notes: what was mended on reading.
+        notes: what was mended or assumed on reading, a sentence each.
     """
 
     hu: np.ndarray
@@ -75,39 +78,34 @@ class PreparedCase:
 
 
 def prepare_case(
-    source: str | os.PathLike[str] | DicomSeries, *, remove_table: bool = True, center: str = "scan"
+    source: str | os.PathLike[str] | DicomSeries,
+    *,
+    remove_table: bool = True,
+    center: str = "scan",
+    assume_spacing: Sequence[float] | None = None,
 ) -> PreparedCase:
     """Reads a CT and places it on the cube, see :func:`place_ct`.
 
     Args:
-        source: a NIfTI file, a folder of one DICOM series, or a series that was found in a larger tree.
+        source: a volume file, a folder of one DICOM series, or a series that was found in a larger tree.
         remove_table: set everything outside the body to air.
         center: one of :data:`CENTERS`.
+        assume_spacing: see :func:`~progressive_cascade.ct.files.read_scan`.
 
     Raises:
         FileNotFoundError: where there is no such file.
         UserError: where it is damaged or is not a CT of a body in HU; the message names the file.
     """
-    hu, affine = read_dicom_series(source) if isinstance(source, DicomSeries) else read_ct(source)
-    hu, notes = undefined_to_air(hu)
+    if isinstance(source, DicomSeries):
+        scan, name = read_dicom_series(source), f"DICOM series {source.uid}"
+    else:
+        scan, name = read_scan(source, assume_spacing=assume_spacing), str(source)
+    scan = undefined_to_air(scan)
     try:
-        return replace(place_ct(hu, affine, remove_table=remove_table, center=center), notes=notes)
+        case = place_ct(scan.hu, scan.affine, remove_table=remove_table, center=center)
     except UserError as error:
-        name = f"DICOM series {source.uid}" if isinstance(source, DicomSeries) else source
         raise UserError(f"{name}: {error}") from error
-
-
-def undefined_to_air(hu: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Gives voxels without a number, which some programs store outside the field of view, the CT number of air.
-
-    Returns:
-        The array and, where there were any, a note of how many.
-    """
-    undefined = np.isnan(hu) if hu.dtype.kind == "f" else np.zeros((), dtype=bool)
-    if not undefined.any():
-        return hu, ()
-    note = f"{int(undefined.sum())} voxels ({undefined.mean():.1%}) were NaN and are taken for air"
-    return np.where(undefined, np.float32(AIR_HU), hu), (note,)
+    return replace(case, notes=scan.notes)
 
 
 def place_ct(
@@ -132,30 +130,18 @@ def place_ct(
         shape: voxels of the cube.
         spacing: its isotropic voxel size [mm].
 
-    Returns:
-        The prepared case.
-
     Raises:
         UserError: where the array is not a CT in HU, shows no body, or is shorter than 100 mm.
     """
-    if center not in CENTERS:
-        raise UserError(f"center must be one of {', '.join(CENTERS)}, got {center!r}")
     hu, affine = _to_ras(hu, affine)
     _check_ct(hu, affine)
     field = find_field_of_view(hu)
     hu = np.where(field[:, :, None], hu, AIR_HU).clip(MIN_HU, MAX_HU).astype(np.float32)
-    fingerprint = _fingerprint(hu)
     source_spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    source_shape = (hu.shape[0], hu.shape[1], hu.shape[2])
     z_extent = float(hu.shape[2] * source_spacing[2])
     body = segment_body(hu, affine, field)
-    middle = _middle_slice(body, hu.shape[2], cube_slices=shape[2] * spacing / source_spacing[2], center=center)
-    target = volume_affine(shape, spacing, _isocenter(body, affine, middle))
-    hu, affine = _crop_slices(hu, affine, target, shape=shape)
-
-    inside = np.broadcast_to(field[:, :, None].astype(np.float32), hu.shape)
-    valid = _resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
-    cube = _resample(_low_pass(hu, source_spacing, spacing), affine, target, shape=shape, surround=AIR_HU)
+    target = _find_cube(body, hu, affine, center=center, shape=shape, spacing=spacing)
+    cube, valid = _sample(hu, affine, target, field, shape=shape, spacing=spacing)
     if remove_table:
         skin = body.with_skin().astype(np.float32)
         cube[_resample(skin, body.affine, target, shape=shape, surround=0.0) < 0.5] = AIR_HU
@@ -163,13 +149,41 @@ def place_ct(
         hu=np.rint(cube).clip(MIN_HU, MAX_HU).astype(np.int16),
         valid=valid.astype(np.uint8),
         affine=target,
-        source_shape=source_shape,
+        source_shape=(hu.shape[0], hu.shape[1], hu.shape[2]),
         source_spacing=(float(source_spacing[0]), float(source_spacing[1]), float(source_spacing[2])),
         z_extent_mm=z_extent,
         repeated_mm=max(0.0, shape[2] * spacing - z_extent),
         truncated=body.truncated_fraction(),
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(hu),
     )
+
+
+def _find_cube(
+    body: Body, hu: np.ndarray, affine: np.ndarray, *, center: str, shape: tuple[int, int, int], spacing: float
+) -> np.ndarray:
+    """Where the cube lies: 4x4, its voxel index to RAS mm."""
+    if center not in CENTERS:
+        raise UserError(f"center must be one of {', '.join(CENTERS)}, got {center!r}")
+    slices = shape[2] * spacing / float(np.linalg.norm(affine[:3, 2]))
+    middle = _middle_slice(body, hu.shape[2], cube_slices=slices, center=center)
+    return volume_affine(shape, spacing, _isocenter(body, affine, middle))
+
+
+def _sample(
+    hu: np.ndarray,
+    affine: np.ndarray,
+    target: np.ndarray,
+    field: np.ndarray,
+    *,
+    shape: tuple[int, int, int],
+    spacing: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The CT on the cube [HU], and where the scanner measured."""
+    hu, affine = _crop_slices(hu, affine, target, shape=shape)
+    inside = np.broadcast_to(field[:, :, None].astype(np.float32), hu.shape)
+    valid = _resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
+    smooth = _low_pass(hu, np.linalg.norm(affine[:3, :3], axis=0), spacing)
+    return _resample(smooth, affine, target, shape=shape, surround=AIR_HU), valid
 
 
 def _fingerprint(hu: np.ndarray) -> str:

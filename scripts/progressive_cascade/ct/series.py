@@ -4,40 +4,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from progressive_cascade.ct.frames import padding_in_hu, read_frame_planes, read_frames
+from progressive_cascade.ct.planes import Plane, fill_missing, find_missing, padding_to_nan, select_planes, stack_affine
+from progressive_cascade.ct.scan import Scan
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import NIFTI_SUFFIXES, check_array, read_nifti, smallest_array
+from progressive_cascade.io import check_array, smallest_array
 
-OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
-"""Volume files that SimpleITK reads."""
-CT_SUFFIXES = (*NIFTI_SUFFIXES, *OTHER_SUFFIXES)
-"""Volume files a CT may come as."""
-
-
-# Two slices closer than this are of one place.
-_SAME_PLACE_MM = 0.01
-# How far a slice may stand from where even spacing would have it, as a fraction of the spacing.
-_JITTER = 0.1
+# Files beside DICOM that need no look inside.
+_OTHER_FILES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".json", ".csv", ".txt")
+# Enhanced CT Image Storage, and what an archive made of single slices: Legacy Converted Enhanced CT Image Storage.
+_MULTI_FRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 
 
 @dataclass(frozen=True)
 class DicomSeries:
-    """The files of one DICOM series, in the order of their positions.
+    """The images of one DICOM series that make up a volume.
 
     Args:
-        files: paths, from the first slice to the last.
+        planes: the images, from the first slice to the last.
+        folder: where they are stored.
         uid: SeriesInstanceUID.
         patient: PatientID.
         rejection: why this is no CT volume, or None where it may be one.
         notes: which of its images were left out.
     """
 
-    files: tuple[str, ...]
+    planes: tuple[Plane, ...]
+    folder: str
     uid: str
     patient: str
     rejection: str | None
@@ -45,7 +45,7 @@ class DicomSeries:
 
 
 def find_dicom_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
-    """Finds every DICOM series below a folder; other files are passed over.
+    """Finds every DICOM series below a folder; other files, and hidden ones, are passed over.
 
     Args:
         folder: root of the tree.
@@ -56,113 +56,133 @@ def find_dicom_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
     Raises:
         ImportError: where SimpleITK is not installed.
     """
-    reader = _simpleitk().ImageSeriesReader
+    reader = simpleitk().ImageSeriesReader
     found = []
     for directory, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if all(name.startswith(".") or name.endswith((*CT_SUFFIXES, ".json", ".csv", ".txt")) for name in names):
+        if all(name.startswith(".") or name.lower().endswith(_OTHER_FILES) for name in names):
             continue
         for uid in sorted(reader.GetGDCMSeriesIDs(directory)):
-            found.append(_describe_series(reader.GetGDCMSeriesFileNames(directory, uid), uid))
+            files = reader.GetGDCMSeriesFileNames(directory, uid)
+            shown = [file for file in files if not Path(file).name.startswith(".")]
+            if shown:
+                found.append(_describe_series(shown, directory, uid))
     return found
 
 
-def read_dicom_series(series: DicomSeries) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a DICOM series in HU.
+def read_dicom_series(series: DicomSeries) -> Scan:
+    """Reads a DICOM series in HU, slices first to last.
 
-    The slice axis is taken from the positions of the first and last slice, so that a tilted gantry's shear is kept.
+    One slice that is missing between two is their mean; what the files declare as padding is NaN.
 
     Args:
         series: what :func:`find_dicom_series` found.
 
     Returns:
-        Array (column, row, slice) of int16 or float32 [HU] and the 4x4 affine to RAS mm.
+        The scan (column, row, slice).
 
     Raises:
-        UserError: where the series was rejected, its slices are missing or doubled, or a file is damaged.
+        UserError: where the series was rejected, slices are missing or out of line, or a file is damaged.
     """
-    sitk = _simpleitk()
+    name = f"DICOM series {series.uid}"
     if series.rejection:
-        raise UserError(f"DICOM series {series.uid} must be a CT volume, got: {series.rejection}")
-    try:
-        files = list(series.files)
-        image = sitk.ReadImage(files if len(files) > 1 else files[0])
-        positions = np.array([_position(file) for file in series.files])
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"DICOM series {series.uid} must be readable, got: {reason}") from error
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    if len(positions) > 1:
-        _check_gaps(positions, series.uid)
-        affine[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
-    array = smallest_array(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
-    check_array(array, f"DICOM series {series.uid}")
-    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        raise UserError(f"{name} must be a CT volume, got: {series.rejection}")
+    missing = find_missing(series.planes, name)
+    hu = _read_planes(series.planes, name)
+    check_array(hu, name)
+    hu, notes = padding_to_nan(hu, series.planes)
+    places = ", ".join(f"{(series.planes[k].origin[2] + series.planes[k + 1].origin[2]) / 2:.1f}" for k in missing)
+    if missing:
+        notes.append(f"{len(missing)} missing slices filled in from their neighbours, at z = {places} mm")
+    affine = stack_affine(series.planes)
+    affine[:3, 2] *= (len(series.planes) - 1) / (len(series.planes) - 1 + len(missing))
+    return Scan(fill_missing(hu, missing), affine, (*series.notes, *notes))
 
 
-def read_ct(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a CT from a NIfTI file or from a folder that holds one DICOM series of a CT.
-
-    Returns:
-        Array of int16 or float32 [HU] and the 4x4 affine to RAS mm.
+def simpleitk() -> Any:
+    """SimpleITK, without its warnings.
 
     Raises:
-        FileNotFoundError: where there is no such file or folder.
-        UserError: where it is damaged, or the folder holds no CT series or several.
+        ImportError: where it is not installed.
     """
-    if not Path(path).is_dir():
-        return _read_file(Path(path))
-    usable = [series for series in find_dicom_series(path) if not series.rejection]
-    if len(usable) != 1:
-        raise UserError(f"{path} must be a NIfTI file or a folder of one CT series, got {len(usable)} CT series")
-    return read_dicom_series(usable[0])
-
-
-def is_ct_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a name is that of a volume file (NIfTI, MetaImage or NRRD) that exists."""
-    return os.fspath(path).lower().endswith(CT_SUFFIXES) and os.path.isfile(path)
-
-
-def ct_stem(path: str | os.PathLike[str]) -> str:
-    """The file's name without the suffix of its format."""
-    name = Path(path).name
-    suffix = next((suffix for suffix in reversed(CT_SUFFIXES) if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(suffix)]
-
-
-def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a volume file; NaN stays."""
-    if not path.is_file():
-        raise FileNotFoundError(f"CT must be an existing file or folder, got {path}")
-    if not path.name.lower().endswith(OTHER_SUFFIXES):
-        return read_nifti(path, allow_nan=True, need_affine=True)
-    try:
-        image = _simpleitk().ReadImage(str(path))
-    except RuntimeError as error:
-        raise UserError(f"{path} must be a readable image, got: {str(error).strip().splitlines()[-1]}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(f"{path} must have 3 dimensions and one number per voxel, got {image.GetSize()}")
-    array = smallest_array(_simpleitk().GetArrayFromImage(image).transpose(2, 1, 0))
-    check_array(array, path, allow_nan=True)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def _simpleitk() -> Any:
     try:
         import SimpleITK
     except ImportError as error:
-        raise ImportError("reading DICOM needs SimpleITK: pip install SimpleITK") from error
+        raise ImportError("reading DICOM, MetaImage and NRRD needs SimpleITK: pip install SimpleITK") from error
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
 
+def _describe_series(files: Sequence[str], folder: str, uid: str) -> DicomSeries:
+    """Reads the headers: whose series it is, which images make up a volume, and whether it can be a CT's."""
+    try:
+        headers = [(file, _header(file)) for file in files]
+    except RuntimeError:
+        return DicomSeries((), folder, uid, "", "a header cannot be read")
+    modality, patient = _tag(headers[0][1], "0008|0060"), _tag(headers[0][1], "0010|0020")
+    if modality != "CT":
+        return DicomSeries((), folder, uid, patient, f"modality {modality or 'unknown'}")
+    try:
+        planes = [plane for file, header in headers for plane in _planes(file, header)]
+        kept, notes, rejection = select_planes(planes, _same_pixels)
+    except (UserError, RuntimeError, ValueError) as error:
+        return DicomSeries((), folder, uid, patient, str(error).strip().splitlines()[-1])
+    return DicomSeries(tuple(kept), folder, uid, patient, rejection, tuple(notes))
+
+
+def _planes(file: str, header: Any) -> list[Plane]:
+    columns, rows, *depth = header.GetSize()
+    if (depth and depth[0] > 1) or _tag(header, "0008|0016") in _MULTI_FRAME:
+        return read_frame_planes(file)
+    rescale = (float(_tag(header, "0028|1053") or 1), float(_tag(header, "0028|1052") or 0))
+    padding = padding_in_hu(
+        _tag(header, "0028|0120"),
+        _tag(header, "0028|0121"),
+        signed=_tag(header, "0028|0103") == "1",
+        bits=int(_tag(header, "0028|0100") or 16),
+        rescale=rescale,
+    )
+    return [
+        Plane(
+            file=file,
+            frame=None,
+            shape=(columns, rows),
+            origin=header.GetOrigin(),
+            direction=header.GetDirection(),
+            spacing=header.GetSpacing()[:2],
+            kind=_tag(header, "0008|0008"),
+            padding=padding,
+            rescale=rescale,
+        )
+    ]
+
+
+def _read_planes(planes: Sequence[Plane], name: str) -> np.ndarray:
+    """The pixels of planes (column, row, slice) [HU]."""
+    sitk = simpleitk()
+    try:
+        if planes[0].frame is not None:
+            return smallest_array(_whole(read_frames(planes)))
+        files = [plane.file for plane in planes]
+        image = sitk.ReadImage(files if len(files) > 1 else files[0])
+    except (RuntimeError, OSError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{name} must be readable, got: {reason}") from error
+    return smallest_array(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+
+
+def _whole(hu: np.ndarray) -> np.ndarray:
+    """Whole numbers as such, so that they need half the memory."""
+    whole = hu.astype(np.int32)
+    return whole if (whole == hu).all() else hu
+
+
+def _same_pixels(plane: Plane, other: Plane) -> bool:
+    return np.array_equal(_read_planes([plane], plane.file), _read_planes([other], other.file))
+
+
 def _header(file: str) -> Any:
-    reader = _simpleitk().ImageFileReader()
+    reader = simpleitk().ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()
     return reader
@@ -170,83 +190,3 @@ def _header(file: str) -> Any:
 
 def _tag(header: Any, key: str) -> str:
     return header.GetMetaData(key).strip() if header.HasMetaDataKey(key) else ""
-
-
-def _position(file: str) -> tuple[float, ...]:
-    return _header(file).GetOrigin()
-
-
-def _describe_series(files: tuple[str, ...], uid: str) -> DicomSeries:
-    """Reads the headers: whose series it is, which images make up a volume, and whether it can be a CT's."""
-    shown = [file for file in files if not Path(file).name.startswith(".")]
-    try:
-        headers = [(file, _header(file)) for file in shown]
-    except RuntimeError:
-        return DicomSeries(tuple(files), uid, "", "a header cannot be read")
-    if not headers:
-        return DicomSeries(tuple(files), uid, "", "hidden files")
-    axial = [(file, header) for file, header in headers if not _is_localizer(header)]
-    header = (axial or headers)[0][1]
-    modality, patient = _tag(header, "0008|0060"), _tag(header, "0010|0020")
-    if modality != "CT":
-        return DicomSeries(tuple(files), uid, patient, f"modality {modality or 'unknown'}")
-    if not axial:
-        return DicomSeries(tuple(files), uid, patient, "a localizer")
-    alike = _largest_group(axial)
-    kept, doubled = _without_copies(alike)
-    notes = [f"{len(headers) - len(axial)} localizer images left out"] if len(axial) < len(headers) else []
-    notes += (
-        [f"{len(axial) - len(alike)} images of another size or direction left out"] if len(alike) < len(axial) else []
-    )
-    notes += [f"{len(doubled)} slices there twice, used once"] if doubled else []
-    rejection = "a single slice" if len(kept) == 1 and header.GetSize()[2] < 2 else None
-    different = [file for file, twin in doubled if not _same_pixels(file, twin)]
-    if different:
-        rejection = f"{len(different)} positions hold two different images (several phases?)"
-    return DicomSeries(tuple(kept), uid, patient, rejection, tuple(notes))
-
-
-def _is_localizer(header: Any) -> bool:
-    kind = _tag(header, "0008|0008").upper()
-    return "LOCALIZER" in kind or "SCOUT" in kind
-
-
-def _largest_group(headers: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The images that share a size, a pixel spacing and a direction with most others."""
-    groups: dict[tuple, list[tuple[str, Any]]] = {}
-    for file, header in headers:
-        numbers = (*header.GetDirection(), *header.GetSpacing()[:2])
-        groups.setdefault((*header.GetSize(), *(round(number, 3) for number in numbers)), []).append((file, header))
-    return max(groups.values(), key=len)
-
-
-def _without_copies(headers: list[tuple[str, Any]]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The files in the order of their places along the slices' normal, and those at one place as pairs."""
-    normal = np.array(headers[0][1].GetDirection()).reshape(3, 3)[:, 2]
-    order = sorted((float(normal @ np.array(header.GetOrigin())), file) for file, header in headers)
-    kept, doubled = [order[0]], []
-    for place, file in order[1:]:
-        if place - kept[-1][0] < _SAME_PLACE_MM:
-            doubled.append((file, kept[-1][1]))
-        else:
-            kept.append((place, file))
-    return [file for _, file in kept], doubled
-
-
-def _same_pixels(file: str, other: str) -> bool:
-    sitk = _simpleitk()
-    return np.array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(name)) for name in (file, other)))
-
-
-def _check_gaps(positions: np.ndarray, uid: str) -> None:
-    """Refuses a series in which slices are missing, doubled, or of several phases."""
-    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    usual = float(np.median(gaps))
-    even = positions[0] + np.linspace(0, 1, len(positions))[:, None] * (positions[-1] - positions[0])
-    off = np.linalg.norm(positions - even, axis=1)
-    if usual == 0 or off.max() > _JITTER * usual:
-        worst = int(gaps.argmax())
-        raise UserError(
-            f"DICOM series {uid} must have evenly spaced slices, got gaps of {gaps.min():.2f} to {gaps.max():.2f} mm, "
-            f"the largest behind z = {positions[worst][2]:.1f} mm (slices missing?)"
-        )

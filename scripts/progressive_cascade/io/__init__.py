@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from progressive_cascade.io.nifti import (
         NIFTI_SUFFIXES,
         check_array,
+        nifti_has_place,
         nifti_stem,
         read_nifti,
         save_nifti,
@@ -28,6 +29,7 @@ __all__ = [
     "atomic_paths",
     "check_array",
     "finite",
+    "nifti_has_place",
     "nifti_stem",
     "read_json",
     "read_nifti",
@@ -47,6 +49,7 @@ _HOMES = {
     "nifti": (
         "NIFTI_SUFFIXES",
         "check_array",
+        "nifti_has_place",
         "nifti_stem",
         "read_nifti",
         "save_nifti",

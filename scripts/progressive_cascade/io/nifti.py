@@ -69,7 +69,7 @@ def save_nifti(array: np.ndarray, affine: np.ndarray, path: str | os.PathLike[st
 
 
 def read_nifti(
-    path: str | os.PathLike[str], *, num_dimensions: int = 3, allow_nan: bool = False, need_affine: bool = False
+    path: str | os.PathLike[str], *, num_dimensions: int = 3, allow_nan: bool = False, need_affine: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a NIfTI image and its affine, or says in one line what is wrong with the file.
 
@@ -77,7 +77,7 @@ def read_nifti(
         path: the file.
         num_dimensions: expected dimensions; further axes of length 1 are dropped.
         allow_nan: take NaN (not infinity) as it is.
-        need_affine: refuse a file whose header says neither by qform nor by sform where the patient is.
+        need_affine: refuse an affine that cannot be inverted.
 
     Returns:
         The array (int16 where the file holds integers of that range, else float32) and the float64 4x4 affine
@@ -100,17 +100,24 @@ def read_nifti(
         raise
     except _UNREADABLE as error:
         raise UserError(f"{path} must be a readable NIfTI image, got: {reason(error)}") from error
-    if need_affine and not _has_affine(image.header):
-        raise UserError(f"{path} must say by qform or sform where the patient is and which side is which, got neither")
     check_array(array, path, allow_nan=allow_nan)
     stored_shape = array.shape
     while array.ndim > num_dimensions and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != num_dimensions:
         raise UserError(f"{path} must have {num_dimensions} dimensions, got shape {stored_shape}")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if need_affine and (not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9):
         raise UserError(f"{path} must have an invertible affine, got {affine.tolist()}")
     return array, affine
+
+
+def nifti_has_place(path: str | os.PathLike[str]) -> bool:
+    """Whether a header says by qform or sform where its voxels are; formats beside NIfTI have no codes to say no."""
+    try:
+        header: Any = nib.load(path).header
+    except _UNREADABLE:  # `read_nifti` says what is wrong
+        return True
+    return "qform_code" not in header or bool(header["qform_code"]) or bool(header["sform_code"])
 
 
 def _check_size(image: Any, path: Path) -> None:
@@ -133,11 +140,6 @@ def smallest_array(array: np.ndarray) -> np.ndarray:
         if limits.min <= array.min() and array.max() <= limits.max:
             return array.astype(np.int16)
     return array.astype(np.float32)
-
-
-def _has_affine(header: Any) -> bool:
-    """Whether a header has a place for the voxels; formats beside NIfTI have no codes to say that they do not."""
-    return "qform_code" not in header or bool(header["qform_code"]) or bool(header["sform_code"])
 
 
 def check_array(array: np.ndarray, name: str | Path, *, allow_nan: bool = False) -> None:
