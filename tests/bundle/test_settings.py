@@ -78,6 +78,7 @@ def test_shipped_settings_pass(name: str) -> None:
         ("stage1", {"num_phantoms": 0}, "num_phantoms must be at least 1 where there is no dataset_dir"),
         ("stage1", {"dataset_dir": "no/where"}, "dataset_dir must be a folder written by `prepare`, got no/where"),
         ("evaluate", {"dataset_dir": "no/where"}, "dataset_dir must be a folder written by `prepare`, got no/where"),
+        ("inference", {"refine_steps": 1001}, "refine_steps must be a whole number from 0 to 1000, got 1001"),
         ("evaluate", {"section": "tset"}, "section must be one of training, validation, test"),
         ("inference", {"overlap": 1}, r"overlap must be a number in \[0, 1\), got 1"),
     ],

@@ -218,3 +218,17 @@ def test_a_shift_of_the_patient_is_found(network, image):
             project=project,
         )
     assert found.pose[0] == pytest.approx(3.0, abs=0.5)
+
+
+def test_later_stages_train_behind_a_refined_stage_1(network, small_cascade, image):
+    """In training the last stage's input is the refined volume, through which its own weights learn; stage 1's stay."""
+    network.train()
+    inferer = CascadeInferer(None, refine_steps=2, intensities="scaled")
+    unit = inferer(image, network, calibrated=torch.ones(1))
+    coarse = refine(network, image, network.projection_matrices[None], settings=RefineSettings(steps=2)).volume
+    torch.testing.assert_close(unit, network(image, coarse=coarse))
+    unit.sum().backward()
+    assert all(weight.grad is None for weight in network.stages[0].parameters())
+    assert network.stages[2].unet.out.weight.grad is not None
+    first = small_cascade(stage=1, consistency_iterations=(0,)).train()
+    torch.testing.assert_close(inferer(image, first), first(image))

@@ -58,8 +58,8 @@ class CascadeInferer(Inferer):
             from the radiographs' noise; 0 to leave it. Not while the network trains.
         portable: project in plain torch, so that a reconstruction is the same voxel for voxel with numba and without;
             it takes two to three times as long on a CPU, and differs by rounding alone.
-        refine_steps: steps in which stage 1 is refined on the radiographs at hand (:mod:`.refine`), 0 to 1000; not
-            while the network trains, nor where the network is a program.
+        refine_steps: steps in which stage 1 is refined on the radiographs at hand (:mod:`.refine`), 0 to 1000; also
+            while a later stage trains behind it, not while stage 1 trains, nor where the network is a program.
         intensities: what refining takes for known of pairs that are not calibrated, ``scaled`` or ``display``.
 
     Raises:
@@ -118,7 +118,7 @@ class CascadeInferer(Inferer):
             (b, 1, g, g, g) in [0, 1], float32.
         """
         cascade = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
-        if not isinstance(cascade, ProgressiveCascade) or cascade.training:
+        if not isinstance(cascade, ProgressiveCascade):
             if self.refine_settings.steps and isinstance(cascade, torch.jit.ScriptModule):
                 _log.warning("refine_steps: a TorchScript program has no weights to refine; its own volume is kept")
             with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
@@ -127,8 +127,11 @@ class CascadeInferer(Inferer):
         window, coarse = named.pop("window", None), named.pop("coarse", None)
         given = _Given(**named)
         with self._autocast(inputs.device.type, network), prefer_backend(self.backend):
-            if self.refine_settings.steps and window is None and coarse is None:
+            # What stage 1 itself learns from must be its own.
+            if self.refine_settings.steps and coarse is None and (cascade.stage > 1 or not cascade.training):
                 inputs, given, coarse = self._refine(inputs, cascade, given)
+            if cascade.training:
+                return network(inputs, window=window, coarse=coarse, **given._asdict())
             if cascade.stage == 1 and coarse is not None:
                 volume = coarse
             elif window is None and cascade.stage > 1 and min(self.roi_size or [cascade.grid]) < cascade.grid:

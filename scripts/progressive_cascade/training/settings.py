@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 from progressive_cascade.ct import SECTIONS, load_datalist
 from progressive_cascade.errors import RunError, UserError, did_you_mean
 from progressive_cascade.geometry import parse_beam
+from progressive_cascade.inference.refine import MAX_STEPS
 from progressive_cascade.io import read_json
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.training.unknown import find_unknown
@@ -108,6 +109,10 @@ def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and all(not isinstance(w, (bool, str)) and w >= 0 for w in value.values())
 
 
+def _is_steps(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= int(value) <= MAX_STEPS
+
+
 def _is_window(value: Any) -> bool:
     return value is None or (isinstance(value, int) and value > 0 and value % 8 == 0)
 
@@ -169,6 +174,7 @@ RULES: dict[str, Rule] = {
     "sample_idx": _whole(0, none=True),
     "overlap": _number("a number in [0, 1)", lambda value: 0 <= value < 1),
     "consistency_rounds": _whole(0),
+    "refine_steps": Rule(f"a whole number from 0 to {MAX_STEPS}", _is_steps),
     "save_nifti": _FLAG,
     "pictures": _FLAG,
     "baselines": _FLAG,
