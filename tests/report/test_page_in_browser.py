@@ -42,6 +42,11 @@ def browser(case: ReportCase, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "const done = arguments[0]; const wait = setInterval(() => { const state = document.documentElement."
             "dataset.ready; if (state === 'all' || state === 'plain') { clearInterval(wait); done(state); } }, 50);"
         )
+        # Without a graphics card the rendering waits until it is asked for.
+        started.execute_async_script(
+            "const done = arguments[0]; document.getElementById('render').click(); const wait = setInterval(() => {"
+            "if (document.querySelector('.corner.turning')) { clearInterval(wait); done(); } }, 50);"
+        )
         yield started
     finally:
         started.quit()
@@ -68,6 +73,46 @@ def test_browser_shows_the_volume(browser: Any) -> None:
     assert browser.execute_script("return document.documentElement.dataset.ready") == "all"
     for canvas in ("planes", "truth", "rendering"):
         assert _pixels(browser, canvas).std() > 5, canvas
+
+
+def test_browser_shows_each_plane_on_the_screen(browser: Any) -> None:
+    """What one sees, not what a canvas holds: all three planes and the rendering beside them."""
+    from PIL import Image
+
+    script = "window.scrollTo(0, 0); const b = document.getElementById('planes').getBoundingClientRect();"
+    left, top, side = browser.execute_script(f"{script} return [b.left, b.top, b.width]")
+    browser.execute_async_script("setTimeout(arguments[0], 1000)")
+    screen = np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"), dtype=float)
+    half, edge = side / 2, 12
+    for column in range(2):
+        for row in range(2):
+            x, y = int(left + column * half) + edge, int(top + row * half) + edge
+            tile = screen[y : y + int(half) - 2 * edge, x : x + int(half) - 2 * edge]
+            assert tile.std() > 5, ("left", "right")[column] + (" top", " bottom")[row]
+
+
+def test_browser_shows_a_first_picture_like_the_slices(browser: Any) -> None:
+    """It is there before the viewer, and lies as the viewer's slices do: a flipped one would correlate less."""
+    import base64
+
+    from PIL import Image
+
+    marks = "return performance.getEntriesByType('mark').map(mark => [mark.name, mark.startTime])"
+    reached = dict(browser.execute_script(marks))
+    assert reached["picture"] < reached["slices"] <= reached["all"]
+    script = """
+        const done = arguments[0], canvas = document.createElement("canvas");
+        viewer.setWindow(-1350, 150);
+        viewer.setCrosshair(false);
+        viewer.centre();
+        paintFirst(canvas, viewer.values, viewer.size, viewer.step, [-1350, 150]).then(() => done(canvas.toDataURL()));
+    """
+    text = browser.execute_async_script(script).split(",")[1]
+    found = Image.fromarray(_pixels(browser)).resize((128, 128))
+    browser.execute_script("viewer.setCrosshair(true)")
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("L").resize((128, 128)), dtype=float)
+    for tile in (np.s_[8:56, 8:56], np.s_[8:56, 72:120], np.s_[72:120, 8:56]):
+        assert np.corrcoef(first[tile].ravel(), np.asarray(found)[tile].ravel())[0, 1] > 0.9
 
 
 def test_browser_has_the_volume_voxel_by_voxel(browser: Any, case: ReportCase) -> None:

@@ -54,6 +54,7 @@ def write_reconstruction(
     weights = checkpoint or default_checkpoint()
     record = {
         "geometry": beam.to_dict(),
+        "shape": list(result.hu.shape),
         "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
         "versions": versions(),
         "calibrated": result.calibrated,

@@ -39,7 +39,7 @@ WINDOWS = {"Lung": (1500, -600), "Soft tissue": (400, 40), "Bone": (1800, 400), 
 DIFFERENCE_LIMIT_HU = 500
 """End of the colour scale of reconstruction minus truth [HU]."""
 _SIGMA_GRID = 64
-_SCRIPTS = ("boot.js", "niivue.umd.js", "volumes.js", "viewer.js", "page.js")
+_SCRIPTS = ("boot.js", "niivue.umd.js", "volumes.js", "first.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)

@@ -146,22 +146,49 @@ function pressKey(event) {
   if (onCanvas && key !== "Tab") event.stopPropagation();
 }
 
+/** The rendering: at once with a graphics card, else when it is asked for. */
+async function bindRendering() {
+  const corner = one(".corner"), button = one("#render");
+  const open = async () => {
+    button.textContent = "Rendering …";
+    await viewer.openRendering();
+  };
+  button.addEventListener("click", open);
+  corner.hidden = false;
+  if (!viewer.isSlow()) await open();
+}
+
+/** Says how far the page is; a browser's performance panel shows when. */
+function reach(state) {
+  document.documentElement.dataset.ready = state;
+  performance.mark(state);
+}
+
 async function start() {
   bindTheme();
   bindFilms();
-  const chosen = one("input[name=window]:checked");
+  const chosen = one("input[name=window]:checked"), root = document.documentElement;
   try {
-    viewer = await Viewer.open(windowOf(chosen));
+    const volumes = await unpackAll();
+    const { shape, step } = pageData.volumes.ct;
+    for (const canvas of all(".first")) await paintFirst(canvas, volumes[canvas.dataset.volume], shape, step, windowOf(chosen));
+    await paintDensest(one("#densest"), volumes.ct, shape, step);
+    one("#loading").textContent = "Starting the viewer …";
+    reach("picture");
+    await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+    viewer = await Viewer.open(volumes, windowOf(chosen));
     bindViewer();
     describeWindow(...windowOf(chosen));
+    await viewer.drawn();
     one("#loading").hidden = true;
-    document.documentElement.dataset.ready = "slices";
-    await viewer.openRendering();
-    document.documentElement.dataset.ready = "all";
+    for (const canvas of all(".first")) canvas.remove();
+    reach("slices");
+    await bindRendering();
+    reach("all");
   } catch (error) {
     // Without WebGL 2 the pictures of the page are still worth showing.
-    document.documentElement.classList.add("plain");
-    document.documentElement.dataset.ready = "plain";
+    root.classList.add("plain");
+    reach("plain");
     const box = one("#trouble");
     box.hidden = false;
     box.textContent = `The viewer needs a browser with WebGL 2 (${error.message}). The pictures below show the same CT.`;

@@ -27,14 +27,13 @@ async function instance(id, options) {
 }
 
 class Viewer {
-  /** Unpacks the volumes and shows them. */
-  static async open(window) {
+  /** Shows what :func:`unpackAll` unpacked. */
+  static async open({ ct, truth }, window) {
     const self = new Viewer();
-    const { ct, truth } = pageData.volumes;
-    self.header = bytesOf(ct.header);
-    self.values = await unpack("ct", ct.shape);
-    self.size = ct.shape;
-    self.step = ct.step;
+    self.header = bytesOf(pageData.volumes.ct.header);
+    self.values = ct;
+    self.size = pageData.volumes.ct.shape;
+    self.step = pageData.volumes.ct.step;
     const [low, high] = window;
     self.planes = await instance("planes");
     self.planes.addVolume(await toImage(self.header, self.values, "ct", { low, high }));
@@ -50,8 +49,8 @@ class Viewer {
     return self;
   }
 
-  async openTruth(truth, low, high) {
-    this.truthValues = await unpack("truth", truth.shape);
+  async openTruth(values, low, high) {
+    this.truthValues = values;
     this.truth = await instance("truth");
     this.truth.addVolume(await toImage(this.header, this.truthValues, "truth", { low, high }));
     this.slices.push(this.truth);
@@ -59,14 +58,37 @@ class Viewer {
     this.truth.broadcastTo([this.planes], { "2d": true });
   }
 
-  /** Adds the rendering, which nobody has to wait for. */
-  async openRendering() {
+  /** Waits until the graphics processor has drawn what it was asked to, without holding up the page. */
+  async drawn() {
+    for (const { gl } of this.slices) {
+      const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+      gl.flush();
+      while (gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) await new Promise((resolve) => setTimeout(resolve, 30));
+      gl.deleteSync(fence);
+    }
+  }
+
+  /** Whether there is no graphics card: a rendering then takes seconds a frame. */
+  isSlow() {
+    const { gl } = this.planes, names = gl.getExtension("WEBGL_debug_renderer_info");
+    return Boolean(names) && /swiftshader|llvmpipe|softpipe|software|basic render/i.test(gl.getParameter(names.UNMASKED_RENDERER_WEBGL));
+  }
+
+  /** Adds the rendering, once. */
+  openRendering() {
+    this.opening = this.opening || this.render();
+    return this.opening;
+  }
+
+  async render() {
     const small = halve(this.values, this.size);
-    this.rendering = await instance("rendering", { sliceType: RENDER, isOrientationTextVisible: true, gradientOpacity: 0 });
-    const options = { colormap: "bones", low: 130, high: 700 };
-    this.rendering.addVolume(await toImage(halfHeader(this.header, small.size), small.values, "bones", options));
-    await this.rendering.setVolumeRenderIllumination(0.6);
+    const [low, high] = boneRange(small.values, this.step);
+    const rendering = await instance("rendering", { sliceType: RENDER, isOrientationTextVisible: true, gradientOpacity: 0 });
+    rendering.addVolume(await toImage(halfHeader(this.header, small.size), small.values, "bones", { colormap: "bones", low, high }));
+    await rendering.setVolumeRenderIllumination(0.6);
+    this.rendering = rendering;
     this.turnTo(200, 8);
+    document.querySelector(".corner").classList.add("turning");
   }
 
   /** Puts the crosshair of every instance to a point [RAS mm]. */
@@ -163,6 +185,7 @@ class Viewer {
     corner.classList.toggle("whole", view === String(RENDER));
     const type = view === "all" || Number(view) === RENDER ? MULTIPLANAR : Number(view);
     for (const viewer of this.slices) viewer.setSliceType(type);
+    if (view === String(RENDER)) this.openRendering();
     if (this.rendering) this.rendering.resizeListener();
   }
 
@@ -197,6 +220,7 @@ class Viewer {
   }
 
   turn(azimuth, elevation) {
+    if (!this.rendering) return;
     const { renderAzimuth, renderElevation } = this.rendering.scene;
     this.turnTo(renderAzimuth + azimuth, renderElevation + elevation);
   }

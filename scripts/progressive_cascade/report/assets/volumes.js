@@ -33,6 +33,12 @@ async function unpack(id, [nx, ny, nz]) {
   return values;
 }
 
+/** The voxels of the CT, and of the true CT where there is one. */
+async function unpackAll() {
+  const { ct, truth } = pageData.volumes;
+  return { ct: await unpack("ct", ct.shape), truth: truth && (await unpack("truth", truth.shape)) };
+}
+
 /** An image of NiiVue: whole steps behind a NIfTI header that says how large a step is. */
 function toImage(header, values, name, { colormap = "gray", opacity = 1, low, high }) {
   const bytes = new Uint8Array(header.length + values.byteLength);
@@ -81,4 +87,21 @@ function halve(values, [nx, ny, nz]) {
     }
   }
   return { values: small, size };
+}
+
+/** From where to where bones are drawn [HU]: the densest twentieth of the body, so that soft reconstructions show theirs, too. */
+function boneRange(values, step) {
+  const counts = new Uint32Array(4096);
+  let body = 0;
+  for (const value of values) {
+    const hu = value * step;
+    if (hu > -500) { counts[Math.min(4095, Math.round(hu + 500))]++; body++; }
+  }
+  const quantile = (share) => {
+    let seen = 0, bin = 0;
+    while (bin < 4095 && (seen += counts[bin]) < share * body) bin++;
+    return bin - 500;
+  };
+  const low = Math.max(100, quantile(0.95));
+  return [low, Math.max(low + 150, quantile(0.998))];
 }
