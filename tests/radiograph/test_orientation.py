@@ -41,16 +41,23 @@ def test_network_is_the_same_for_every_copy():
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("way", range(8))
 def test_picture_is_put_right(monkeypatch: pytest.MonkeyPatch, way: int, inverted: bool, view: int):
-    """Whichever way an untagged picture lies, it ends up as it is read; a note says what was done."""
+    """Whichever way an untagged picture lies, it ends up as it is read; a note says what was done.
+
+    A frontal's mirror image is not proved by its picture: it is warned of, and mirrored where the picture is trusted.
+    """
     monkeypatch.setattr(orientation, "load_orientation_net", _Template)
     truth = grey(phantom_pair()[view]).astype(np.float32)
     stored = np.rot90(truth[:, ::-1] if way & 4 else truth, way % 4)
     stored = np.ascontiguousarray(-stored if inverted else stored)
     one = Radiograph("a", stored, np.ones(stored.shape, dtype=bool), "display")
-    upright = make_upright(one, ("frontal", "lateral")[view])
+    upright = make_upright(one, ("frontal", "lateral")[view], "picture")
     np.testing.assert_array_equal(upright.radiograph.pixels, truth)
     assert bool(upright.notes) == (way != 0 or inverted)
-    assert not upright.assumptions
+    assert not upright.assumptions and not upright.warnings
+    asked = make_upright(one, ("frontal", "lateral")[view])
+    is_mirrored = view == 0 and way >= 4
+    assert np.array_equal(asked.radiograph.pixels, truth[:, ::-1] if is_mirrored else truth)
+    assert [("mirrored" in line) for line in asked.warnings] == [True] * is_mirrored
 
 
 @pytest.mark.parametrize(

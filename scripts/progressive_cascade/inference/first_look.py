@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from progressive_cascade.consistency import agreement, shrink_radiographs
 from progressive_cascade.geometry import ConeBeam, volume_affine
+from progressive_cascade.inference.opposite import mirror_pictures, usual_beam
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.projector import line_integrals
@@ -58,6 +59,12 @@ def first_agreement(
     Returns:
         PSNR by view [dB].
     """
+    usual = usual_beam(beam)
+    if usual is not None:
+        image = mirror_pictures(image, beam)
+        weights = None if weights is None else mirror_pictures(weights, beam)
+        scores = first_agreement(network, image, usual, calibrated=calibrated, weights=weights)
+        return dict(zip(beam.views, scores.values(), strict=True))
     device = network.projection_matrices.device
     given = torch.as_tensor(image, dtype=torch.float32, device=device)[None]
     seen = (

@@ -18,6 +18,7 @@ from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.inference.opposite import first_volume, mirror_matrices, mirror_pictures, usual_beam
 from progressive_cascade.inference.refine import RefinementReport, RefineSettings
 from progressive_cascade.inference.refine import refine as refine_first_stage
 from progressive_cascade.io import read_state
@@ -221,17 +222,25 @@ def reconstruct(
     # Refined here, where the report is wanted.
     inferer.refine_settings = RefineSettings(steps=0)
     given = _to_network(image, beam, weights, network=network, calibrated=calibrated)
+    usual = usual_beam(beam)
+    start = given if usual is None else replace(given, matrices=_matrices(usual, given.image))
     coarse, report = None, None
     if settings.steps:
         known = "calibrated" if calibrated else intensities
         with prefer_backend(inferer.backend):
             refined = refine_first_stage(
-                network, given.image, given.matrices, known=known, settings=settings, mask=given.weights
+                network, start.image, start.matrices, known=known, settings=settings, mask=start.weights
             )
-        given = replace(given, image=refined.image, matrices=refined.matrices, flag=torch.ones_like(given.flag))
+        found = refined.matrices if usual is None else given.matrices
+        given = replace(given, image=refined.image, matrices=found, flag=torch.ones_like(given.flag))
         coarse, report = refined.volume, refined.reports[0]
+    elif usual is not None and network.stage > 1:
+        coarse = first_volume(network, start.image, start.matrices, start.flag, start.weights)
+    elif usual is not None:
+        given = start
     hu, reprojected = _run_cascade(network, inferer, given, coarse)
-    lines = given.image[0].cpu().numpy()
+    lines = mirror_pictures(given.image[0].cpu().numpy(), beam)
+    reprojected = mirror_pictures(reprojected, beam)
     return Reconstruction(
         hu=hu,
         affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
@@ -267,15 +276,23 @@ def _check_image(image: np.ndarray, beam: ConeBeam, weights: np.ndarray | None) 
 def _to_network(
     image: np.ndarray, beam: ConeBeam, weights: np.ndarray | None, *, network: ProgressiveCascade, calibrated: bool
 ) -> _Given:
-    """One patient as a batch, where the network is."""
+    """One patient as a batch, where the network is; a right lateral as its mirror image."""
     device = network.projection_matrices.device
 
     def batch(values: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=device)[None]
+        mirrored = mirror_pictures(np.asarray(values), beam)
+        return torch.as_tensor(np.ascontiguousarray(mirrored), dtype=torch.float32, device=device)[None]
 
-    matrices = batch(beam.at((0.0, 0.0, 0.0)).projection_matrices())
+    lines = batch(image)
     flag = torch.tensor([float(calibrated)], device=device)
-    return _Given(batch(image), matrices, flag, None if weights is None else batch(weights))
+    matrices = mirror_matrices(_matrices(beam, lines), beam)
+    return _Given(lines, matrices, flag, None if weights is None else batch(weights))
+
+
+def _matrices(beam: ConeBeam, like: Tensor) -> Tensor:
+    return torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=like.device)[
+        None
+    ]
 
 
 def _run_cascade(

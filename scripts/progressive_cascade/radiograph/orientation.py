@@ -5,8 +5,9 @@ A small network says of a picture how much it looks like a frontal and like a la
 asked of all sixteen copies of the picture (four turns, mirrored or not, inverted or not), and the copy with the highest
 score says what was done to the picture. What holds for one way of lying therefore holds for all.
 
-A frontal picture and its mirror image differ by heart, stomach and liver alone, so that an abdomen or a patient with
-situs inversus can be taken for mirrored. PA and AP, or a left lateral and a mirrored right one, cannot be told apart.
+A frontal picture and its mirror image differ by heart, stomach and liver alone: a mass in the right lung, an abdomen or
+a situs inversus is easily taken for mirrored. Both are therefore counted as one answer, and how much the mirrored one
+makes of it is told beside. PA and AP, or a left lateral and a mirrored right one, cannot be told apart.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Seen:
     Attributes:
         kind: one of :data:`KINDS`.
         quarter_turns: counter-clockwise turns that bring it to how it is read.
-        mirrored: whether it must then be flipped left to right.
+        mirrored: whether it must then be flipped left to right; of a frontal never.
         inverted: whether bright must become dark first.
         probability: of all of this together.
+        mirror: of a frontal, the probability that it must be flipped as well.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class Seen:
     mirrored: bool
     inverted: bool
     probability: float
+    mirror: float = 0.0
 
     @property
     def as_read(self) -> bool:
@@ -131,9 +134,16 @@ def look_at(pixels: np.ndarray, network: nn.Module | None = None) -> Seen | None
         return None
     with torch.inference_mode():
         probability = network(as_picture(pixels)).softmax(dim=1)[0]
-    best = int(probability.argmax())
-    copy, kind = divmod(best, 2)
-    return Seen(KINDS[kind], copy % 4, copy % 8 >= 4, copy >= 8, float(probability[best]))
+    frontal, lateral = probability.reshape(2, 2, 4, 2).unbind(dim=3)
+    # Inverted or not, mirrored or not, turns; a frontal's mirror image needs the same turn.
+    together = frontal.sum(dim=1)
+    if float(together.max()) >= float(lateral.max()):
+        inverted, turns = divmod(int(together.argmax()), 4)
+        sure = float(together.max())
+        mirror = float(frontal[inverted, 1, turns]) / sure
+        return Seen("frontal", turns, False, bool(inverted), sure, mirror)
+    inverted, rest = divmod(int(lateral.argmax()), 8)
+    return Seen("lateral", rest % 4, rest >= 4, bool(inverted), float(lateral.max()))
 
 
 def default_weights() -> Path:

@@ -19,6 +19,8 @@ _AS_READ = {"pa": ("L", "F"), "ap": ("L", "F"), "left_lateral": ("P", "F"), "rig
 _FRONTAL_VIEWS, _LATERAL_VIEWS = ("pa", "ap"), ("left_lateral", "right_lateral")
 # Below the first a picture is not turned, below the second it contradicts no tag, below the third it decides no kind.
 _TURN, _CONTRADICT, _KIND = 0.8, 0.97, 0.97
+# From here on a frontal is called mirrored, which its picture alone cannot prove.
+_MIRROR = 0.995
 
 
 @dataclass(frozen=True)
@@ -69,35 +71,50 @@ def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None) ->
     view = radiograph.view if radiograph.view in _AS_READ else usual
     facts = {"file": Path(radiograph.path).name, **radiograph.facts()}
     if radiograph.directions is None:
-        return _by_picture(radiograph, view, kind, facts)
+        return _by_picture(radiograph, view, kind, facts, trust)
     if (view in _LATERAL_VIEWS) != bool(set(radiograph.directions) & set("AP")):
         shown = "\\".join(radiograph.directions)
         raise UserError(f"{radiograph.path} must have an orientation that fits the view {view}, got {shown}")
     turned, transposed = _turned(radiograph, _AS_READ[view])
+    upright = Upright(turned, view, transposed, facts)
     seen = _look(turned, mirrored=view == "right_lateral")
-    if seen is None or seen.as_read or seen.probability < _CONTRADICT or seen.kind != kind:
-        return Upright(turned, view, transposed, facts)
-    found = _describe(seen)
+    if seen is None or seen.probability < _CONTRADICT or seen.kind != kind:
+        return upright
     source = radiograph.sources.get("directions", "tag")
-    contradiction = (
-        f"{radiograph.path}: the {source} says {chr(92).join(radiograph.directions)}, the picture looks {found}"
-    )
-    if trust == "picture":
-        again, more = _apply(turned, seen)
-        return Upright(again, view, transposed != more, facts, [f"{contradiction}; the picture was trusted"])
-    warnings = [] if trust == "tags" else [f"{contradiction}; give --trust-picture or --trust-tags"]
-    return Upright(turned, view, transposed, facts, [], warnings)
+    said = f"{radiograph.path}: the {source} says {chr(92).join(radiograph.directions)}, the picture looks"
+    if seen.as_read:
+        return _mirrored(upright, seen, trust, said)
+    contradiction = f"{said} {_describe(seen)}"
+    if trust != "picture":
+        warnings = [] if trust == "tags" else [f"{contradiction}; give --trust-picture or --trust-tags"]
+        return replace(upright, warnings=warnings)
+    again, more = _apply(turned, seen)
+    right = replace(upright, radiograph=again, transposed=transposed != more)
+    return _mirrored(replace(right, notes=[f"{contradiction}; the picture was trusted"]), seen, trust, said)
 
 
-def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, Any]) -> Upright:
+def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, Any], trust: str | None) -> Upright:
     seen = _look(radiograph, mirrored=view == "right_lateral")
+    upright = Upright(radiograph, view, False, facts)
     if seen is None or seen.probability < _TURN or seen.kind != kind:
         assumption = f"{radiograph.path} lies as a {view.replace('_', ' ')} is read: else {COST_OF_ORIENTATION}"
-        return Upright(radiograph, view, False, facts, assumptions=[assumption])
-    if seen.as_read:
-        return Upright(radiograph, view, False, facts)
-    turned, transposed = _apply(radiograph, seen)
-    return Upright(turned, view, transposed, facts, [f"{radiograph.path} looks {_describe(seen)} and was put right"])
+        return replace(upright, assumptions=[assumption])
+    if not seen.as_read:
+        turned, transposed = _apply(radiograph, seen)
+        notes = [f"{radiograph.path} looks {_describe(seen)} and was put right"]
+        upright = replace(upright, radiograph=turned, transposed=transposed, notes=notes)
+    return _mirrored(upright, seen, trust, f"{radiograph.path} looks")
+
+
+def _mirrored(upright: Upright, seen: Seen, trust: str | None, said: str) -> Upright:
+    """A frontal whose heart looks to be on the right is warned of, and mirrored only where the picture is trusted."""
+    if seen.mirror < _MIRROR or trust == "tags":
+        return upright
+    if trust == "picture":
+        flipped, _ = _apply(upright.radiograph, Seen(seen.kind, 0, True, False, 1.0))
+        return replace(upright, radiograph=flipped, notes=[*upright.notes, f"{said} mirrored; the picture was trusted"])
+    warning = f"{said} mirrored, the heart on the patient's right; --trust-picture mirrors it, --trust-tags does not"
+    return replace(upright, warnings=[*upright.warnings, warning])
 
 
 def _look(radiograph: Radiograph, *, mirrored: bool = False) -> Seen | None:
