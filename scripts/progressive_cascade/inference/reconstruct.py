@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
 from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
+from progressive_cascade.inference.architecture import architecture_of
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.opposite import first_volume, mirror_matrices, mirror_pictures, usual_beam
 from progressive_cascade.inference.refine import RefinementReport, RefineSettings
@@ -86,48 +86,12 @@ def load_cascade(checkpoint: str | Path | None = None, device: str | torch.devic
     path = default_checkpoint() if checkpoint is None else Path(checkpoint)
     state = read_state(path)
     try:
-        network = ProgressiveCascade(**_architecture(state))
+        network = ProgressiveCascade(**architecture_of(state))
         network.load_state_dict(state)
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {path} must hold a ProgressiveCascade, it differs: {reason}") from error
     return network.to(device).eval()
-
-
-def _architecture(state: Mapping[str, Tensor]) -> dict:
-    """Arguments of :class:`ProgressiveCascade` read off the shapes of its parameters."""
-    image_size = int(state["detector_size"])
-    pixel = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / image_size
-    stage = _count(state, "stages.")
-    first = "stages.0."
-    views, lifted = state["projection_matrices"].shape[0], state[f"{first}unet.enter.weight"].shape[1] - 11
-    arguments = {
-        "stage": stage,
-        # The matrices in the state dict replace this geometry's; only its detector's shape matters here.
-        "geometry": ConeBeam(detector_shape=(image_size, image_size), pixel_spacing=(pixel, pixel)),
-        "unet_channels": [_unet_channels(state, f"stages.{index}.unet.") for index in range(stage)],
-        "cross_attention": f"{first}unet.attend.norm.weight" in state,
-        "lift_pixels": lifted > 0,
-        "lift_channels": max(0, lifted // views - 16),
-    }
-    if "xray.position" not in state:
-        return arguments
-    return {
-        **arguments,
-        "encoder_channels": [state[f"xray.encode.{level}.conv1.weight"].shape[0] for level in range(5)],
-        "token_dim": state["xray.position"].shape[3],
-        "vit_depth": _count(state, "xray.blocks."),
-    }
-
-
-def _unet_channels(state: Mapping[str, Tensor], prefix: str) -> list[int]:
-    levels = _count(state, f"{prefix}encode.")
-    finer = [state[f"{prefix}encode.{level}.0.conv1.weight"].shape[0] for level in range(levels)]
-    return [*finer, state[f"{prefix}before.conv1.weight"].shape[0]]
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    return len({name[len(prefix) :].split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def focal_length(network: ProgressiveCascade) -> float:
