@@ -34,6 +34,7 @@ help:
 	@echo "make refine      what refining on a case's own X-rays gains (hours, resumable; DATASET=folder)"
 	@echo "make robustness  what wrong angles, distances, noise and intensities cost (an hour, resumable; DATASET=folder)"
 	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
+	@echo "make fuzz        500 damaged inputs through every command (minutes): a valid result or one line"
 	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
@@ -76,6 +77,9 @@ ablation: .venv/.installed
 
 uncertainty: .venv/.installed
 	$(BIN)/python benchmarks/uncertainty.py $(if $(DATASET),--dataset '$(DATASET)')
+
+fuzz: .venv/.installed-test
+	$(TEST_THREADS) $(BIN)/python -m tools.fuzzing --mutants 500
 
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache

@@ -93,8 +93,13 @@ def _from_table(folder: Path, table: Path) -> list[PairFiles]:
         raise UserError(f"--pairs must be a CSV, got {table}: {error}") from error
     if not rows or not {"case", "pa", "lateral"} <= set(rows[0]):
         raise UserError(f"--pairs must have the columns case, pa, lateral and a row, got {table}")
+    short = [
+        index for index, row in enumerate(rows, start=2) if not all(row[name] for name in ("case", "pa", "lateral"))
+    ]
+    if short:
+        raise UserError(f"--pairs must name case, pa and lateral in every row, got {table} line {short[0]}")
     names = [row["case"] for row in rows]
-    unsafe = [name for name in names if not name or Path(name).name != name or name.startswith(".")]
+    unsafe = [name for name in names if Path(name).name != name or name.startswith(".")]
     if unsafe or len(set(names)) < len(names):
         raise UserError(f"--pairs must name every case once and as a file can be named, got {table}")
     return [PairFiles(row["case"], folder / row["pa"], folder / row["lateral"]) for row in rows]
