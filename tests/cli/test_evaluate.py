@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from progressive_cascade import volume_affine
 from progressive_cascade.cli import main
+from progressive_cascade.ct import placement
+from progressive_cascade.ct.placement import place_ct
+from progressive_cascade.evaluation.results import EvaluationReport
 from progressive_cascade.evaluation.scores import summarize
 from progressive_cascade.io import finite, save_json, save_nifti
+from tests.support.trunk import trunk_affine, trunk_hu
 
 
 def test_summary_leaves_out_what_is_not_finite() -> None:
@@ -45,6 +51,54 @@ def test_evaluate_sample_idx_takes_one_case(cascade: None, tmp_path: Path) -> No
     assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--sample-idx", "1", "--output", str(one)]) == 0
     cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (every, one)]
     assert cases[1] == cases[0][1:]
+
+
+def test_evaluate_takes_cts_as_they_come(
+    cascade: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prepared in memory: a copy and a broken file are named and skipped, what was mended is said."""
+    monkeypatch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+    hu = trunk_hu().astype(np.float32)
+    hu[:2, :2] = np.nan
+    for name in ("a", "copy"):
+        save_nifti(hu, trunk_affine(), tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "in" / "z.nii.gz").write_bytes(b"broken")
+    output = tmp_path / "out"
+    arguments = ["evaluate", "--no-baselines", "--output", str(output), "--cts"]
+    assert main([*arguments, str(tmp_path / "in")]) == 0
+    printed = capsys.readouterr().out
+    for line in ("note: a: 160 voxels", "skipped: copy: the same voxels as a", "skipped: z: "):
+        assert line in printed
+    assert [case["case"] for case in json.loads((output / "evaluation_metrics.json").read_text())["cases"]] == ["a"]
+    assert main([*arguments, str(tmp_path / "in" / "z.nii.gz"), "--overwrite"]) == 2
+    assert "at least one usable CT" in capsys.readouterr().err
+    assert (output / "a.html").is_file()
+
+
+def test_an_interrupted_evaluation_leaves_the_old_one(
+    cascade: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --overwrite, too: pictures and numbers in a folder are always of one run."""
+    arguments = ["evaluate", "--phantoms", "2", "--no-baselines", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    before = content()
+    assert {"phantom_2000000.html", "comparison_phantom_2000001.png", "evaluation_metrics.json"} <= set(before)
+    score, scored = EvaluationReport.score_case, []
+
+    def stop_at_second(report: EvaluationReport, case: Any, *given: Any, **options: Any) -> Any:
+        scored.append(case.name)
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return score(report, case, *given, **options)
+
+    monkeypatch.setattr(EvaluationReport, "score_case", stop_at_second)
+    assert main([*arguments, "--overwrite"]) == 130
+    assert len(scored) == 2
+    assert content() == before
 
 
 def test_evaluate_refuses_another_grid(cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

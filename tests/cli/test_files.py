@@ -33,6 +33,7 @@ INTO_AN_INPUT = {
     "a dataset inside its archive": ("prepare", "in", "--output", "linked/deep/dataset"),
     "an archive inside the dataset": ("prepare", "in/ct", "--output", "in"),
     "training inside the dataset": ("train", "--dataset", "in", "--output", "in/runs"),
+    "evaluation inside its CTs": ("evaluate", "--cts", "archive", "--output", "archive/evaluation"),
     "evaluation inside the dataset": ("evaluate", "--dataset", "in", "--output", "in/evaluation"),
     "an export inside the weights": ("export", "--models", "in", "--output", "in/zoo"),
     "a page over the CT it shows": ("report", "in/ct.nii", "--output", "soft.html"),

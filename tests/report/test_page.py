@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tools import update_niivue
 
 from progressive_cascade import ConeBeam
 from progressive_cascade.cli import main
@@ -22,6 +24,7 @@ from progressive_cascade.report.finished import RADIOGRAPHS_SUFFIX, save_radiogr
 from progressive_cascade.report.page import asset, render_page, save_text
 from progressive_cascade.report.stills import side_letters
 from tests.support.cases import AFFINE, RECORD, SIZE, water_volume
+from tools import update_niivue
 
 
 def test_embedding_is_lossless_at_one_hu() -> None:
@@ -71,6 +74,20 @@ def test_page_says_everything_without_a_script(case: ReportCase) -> None:
     assert "connect-src 'none'" in html
 
 
+def test_page_explains_refinement_and_the_first_look(case: ReportCase) -> None:
+    """Residuals are differences of line integrals, not shares; refining's warnings stand at the top."""
+    refinement = {
+        **{"steps": 8, "kept": 6, "stopped": "held_out", "calibration": [{"view": "pa", "gain": 1.02}]},
+        **{"residual_before": 0.1763, "residual_after": 0.1, "held_out_before": 0.1734, "held_out_after": 0.1077},
+        "warnings": ["the kept-back patches did not gain"],
+    }
+    html = render_page(replace(case, record={**RECORD, "refinement": refinement, "first_agreement": {"pa": 41.3}}))
+    for text in ("0.176", "0.108", "which no longer gained", "gain: 1.02", "First look", "PA 41 dB"):
+        assert text in html, text
+    assert html.index("the kept-back patches did not gain") < html.index('id="viewer"')
+    assert "17.63%" not in html
+
+
 def test_page_refuses_volumes_that_differ(case: ReportCase) -> None:
     """A truth of another size is named, not drawn."""
     with pytest.raises(ValueError, match="truth must have the reconstruction's shape"):
@@ -91,6 +108,21 @@ def test_page_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     assert page.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
+def test_a_page_on_a_full_disk_is_one_line_and_no_file(finished: Path) -> None:
+    """Where no more than 1 MB can be written: exit code 2, and what was there before."""
+    before = sorted(path.name for path in finished.iterdir())
+    code = (
+        "import resource, sys\nfrom progressive_cascade.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\nsys.exit(main(['report', sys.argv[1]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "ct.html must be writable, got: File too large" in line
+    assert sorted(path.name for path in finished.iterdir()) == before
 
 
 def test_index_links_and_escapes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
+    add_assume_spacing,
     add_command,
     add_overwrite,
     add_preset,
@@ -24,7 +25,7 @@ from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.paths import check_files
+from progressive_cascade.paths import check_files, staged_folder
 
 if TYPE_CHECKING:
     from progressive_cascade.evaluation.results import EvaluationReport
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
 """What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
 _MEAN_PHANTOMS = 40
+_LISTS = ("evaluation_metrics.json", "evaluation_cases.csv")
 _HELP = """
 Score reconstructions of a dataset's test patients.
 
-Simulates their X-rays, reconstructs, and compares with their CTs.
+Simulates their X-rays, reconstructs, and compares with their CTs. With --cts, CTs that were not prepared are: table
+removed, placed on the cube, copies used once; what cannot be used is named and skipped. DIR is replaced when all is
+done and not before: an interrupted evaluation leaves the old one.
 
 DIR receives
 
@@ -54,6 +58,7 @@ formulas). Scores of different protocols do not compare.
 
 examples:
   progressive-cascade evaluate --dataset dataset --output evaluation
+  progressive-cascade evaluate --cts archive --output evaluation
   progressive-cascade evaluate --phantoms 10 --protocol native x2ct --output evaluation
 """
 
@@ -61,7 +66,10 @@ examples:
 def add_evaluate(commands: Any) -> None:
     """Adds `evaluate`."""
     parser = add_command(commands, "evaluate", run=run_evaluate, text=_HELP)
-    parser.add_argument("--dataset", type=Path, metavar="DATASET", help="folder written by `prepare`")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--dataset", type=Path, metavar="DATASET", help="folder written by `prepare`")
+    which.add_argument("--cts", type=Path, metavar="INPUT", help="CTs as they come, what `prepare` takes")
+    add_assume_spacing(parser)
     parser.add_argument("--phantoms", type=natural, default=0, metavar="N", help="also evaluate N unseen phantoms")
     parser.add_argument(
         "--section", choices=("training", "validation", "test"), default="test", help="which patients (default: test)"
@@ -90,30 +98,39 @@ def add_evaluate(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluates case after case, then writes the table."""
-    from tqdm import tqdm
-
-    from progressive_cascade.evaluation.baselines import training_mean
-    from progressive_cascade.evaluation.results import EvaluationReport
-    from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, file_hash, load_cascade
-    from progressive_cascade.training.cases import load_case
+    from progressive_cascade.inference.reconstruct import check_beam, load_cascade
 
     check_output_folder(options.output)
     items = select_items(options)
     check_files(
-        reads={"--dataset": options.dataset, "--checkpoint": options.checkpoint},
+        reads={"--dataset": options.dataset, "--cts": options.cts, "--checkpoint": options.checkpoint},
         writes={"--output": _result_files(options.output, items, save_nifti=options.save_nifti)},
         overwrite=options.overwrite,
     )
     network = load_cascade(options.checkpoint, select_device(options.device))
     beam = ConeBeam.preset(options.preset)
     check_beam(network, beam, f"--preset {options.preset}")
+    with staged_folder(options.output, last=_LISTS) as folder:
+        report = _report(options, folder, beam)
+        _evaluate_cases(items, network, beam, report, options)
+        report.write()
+    for line in describe_summary(report.summary(), report.protocols):
+        print(line)
+    print(f"{len(report.cases)} cases: {options.output / report.path.name}")
+
+
+def _report(options: argparse.Namespace, folder: Path, beam: ConeBeam) -> EvaluationReport:
+    from progressive_cascade.evaluation.baselines import training_mean
+    from progressive_cascade.evaluation.results import EvaluationReport
+    from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
+
     weights = options.checkpoint or default_checkpoint()
     mean = None
     if options.baselines:
-        num_phantoms = _MEAN_PHANTOMS if options.phantoms else 0
+        num_phantoms = _MEAN_PHANTOMS if options.phantoms or options.cts else 0
         mean = training_mean(options.dataset, section=options.section, num_phantoms=num_phantoms)
-    report = EvaluationReport(
-        options.output,
+    return EvaluationReport(
+        folder,
         geometry=beam,
         protocols=options.protocol,
         save_nifti=options.save_nifti,
@@ -121,24 +138,52 @@ def run_evaluate(options: argparse.Namespace) -> None:
         mean=mean,
         description={
             "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
-            "section": options.section,
+            "section": options.section if options.cts is None else "CTs as they come",
             "geometry": beam.to_dict(),
             "refine_steps": options.refine,
             "versions": versions(),
         },
     )
+
+
+def _evaluate_cases(
+    items: list[dict[str, Any]],
+    network: ProgressiveCascade,
+    beam: ConeBeam,
+    report: EvaluationReport,
+    options: argparse.Namespace,
+) -> None:
+    """Scores what can be used, and names what was mended or is skipped.
+
+    Raises:
+        UserError: where nothing can be used, or a prepared CT is none.
+    """
+    from tqdm import tqdm
+
+    from progressive_cascade.evaluation.cases import RawCases
+
+    cases = RawCases(options.assume_spacing)
+    reason = ""
     for item in tqdm(items, desc="evaluate", unit=" case", delay=0.5):
-        evaluate_case(load_case(item), network, beam, report, refine=options.refine)
-    report.write()
-    for line in describe_summary(report.summary(), report.protocols):
-        print(line)
-    print(f"{len(report.cases)} cases: {report.path}")
+        try:
+            case, notes = cases.load(item)
+        except (UserError, OSError) as error:
+            if "source" not in item:
+                raise
+            reason = str(error)
+            tqdm.write(f"skipped: {item['case']}: {reason}")
+            continue
+        for note in notes:
+            tqdm.write(f"note: {case.name}: {note}")
+        evaluate_case(case, network, beam, report, refine=options.refine)
+    if not report.cases:
+        raise UserError(f"--cts {options.cts} must hold at least one usable CT, got none: {reason}")
 
 
 def _result_files(folder: Path, items: list[dict[str, Any]], *, save_nifti: bool) -> list[Path]:
     names = [f"phantom_{item['seed']}" if "seed" in item else item["case"] for item in items]
-    files = [folder / "evaluation_metrics.json", folder / "evaluation_cases.csv"]
-    files += [folder / f"comparison_{name}.png" for name in names]
+    files = [folder / name for name in _LISTS]
+    files += [folder / name.format(case) for case in names for name in ("comparison_{}.png", "{}.html")]
     return files + ([folder / f"{name}.nii.gz" for name in names] if save_nifti else [])
 
 
@@ -167,16 +212,18 @@ def describe_summary(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], pro
 
 
 def select_items(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The cases to evaluate: CTs of the dataset's section, then phantoms.
+    """The cases to evaluate: CTs of the dataset's section, or those of --cts, then phantoms.
 
     Raises:
         UserError: where nothing is asked for, or the index is out of range.
     """
-    from progressive_cascade.evaluation.cases import evaluation_items
+    from progressive_cascade.evaluation.cases import evaluation_items, raw_items
 
-    if options.dataset is None and options.phantoms == 0:
-        raise UserError("evaluate needs --dataset DATASET or --phantoms N")
-    items = evaluation_items(options.dataset, options.section, num_phantoms=options.phantoms)
+    if options.dataset is None and options.cts is None and options.phantoms == 0:
+        raise UserError("evaluate needs --dataset DATASET, --cts INPUT or --phantoms N")
+    items = [] if options.cts is None else raw_items(options.cts)
+    if options.dataset is not None or options.phantoms:
+        items += evaluation_items(options.dataset, options.section, num_phantoms=options.phantoms)
     if options.sample_idx is not None:
         if options.sample_idx >= len(items):
             raise UserError(f"--sample-idx must be below the number of cases, {len(items)}, got {options.sample_idx}")

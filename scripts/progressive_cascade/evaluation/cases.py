@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cases an evaluation is about."""
+"""Which cases an evaluation is about, and CTs that were not prepared for one."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from progressive_cascade.ct.datalist import DATALIST, SECTIONS, read_datalist
 from progressive_cascade.errors import UserError
+from progressive_cascade.training.cases import Case, load_case
 from progressive_cascade.training.data import training_items
 
 
@@ -35,6 +38,53 @@ def evaluation_items(dataset_dir: Any = None, section: str = "test", *, num_phan
     if dataset_dir:
         _check_patients(Path(dataset_dir) / DATALIST)
     return [{**item, "patient": f"phantom_{item['seed']}"} if "seed" in item else item for item in items]
+
+
+def raw_items(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """CTs as they come: a file, a folder of files, or a folder of DICOM series.
+
+    Returns:
+        Items for :class:`RawCases`, each with its `case`, `patient` and `source`.
+
+    Raises:
+        FileNotFoundError: where there is no such file or folder.
+        UserError: where it holds no CT.
+    """
+    from progressive_cascade.ct.sources import find_sources
+
+    return [{"case": found.case, "patient": found.patient, "source": found} for found in find_sources(source)]
+
+
+class RawCases:
+    """Loads cases, and prepares in memory those that were not: table removed, on the cube, each CT once.
+
+    Args:
+        assume_spacing: see :func:`progressive_cascade.ct.files.read_scan`.
+    """
+
+    def __init__(self, assume_spacing: Sequence[float] | None = None) -> None:
+        self.assume_spacing = assume_spacing
+        self._names: dict[str, str] = {}
+
+    def load(self, item: Mapping[str, Any]) -> tuple[Case, tuple[str, ...]]:
+        """One case, and what was mended or assumed on reading.
+
+        Args:
+            item: of :func:`raw_items` or :func:`evaluation_items`.
+
+        Raises:
+            UserError: where it is no usable CT, or a copy of one that was loaded before.
+        """
+        if "source" not in item:
+            return load_case(item), ()
+        from progressive_cascade.ct.placement import prepare_case
+
+        name, source = item["case"], item["source"]
+        made = prepare_case(source.series or source.location, assume_spacing=self.assume_spacing)
+        first = self._names.setdefault(made.fingerprint, name)
+        if first != name:
+            raise UserError(f"the same voxels as {first}, which stands for both")
+        return Case(name, item["patient"], made.hu, made.affine, made.valid), made.notes
 
 
 def _check_patients(path: Path) -> None:

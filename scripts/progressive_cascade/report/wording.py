@@ -37,16 +37,23 @@ _SCORES: dict[str, tuple[str, str, str]] = {
     ),
 }
 _REFINEMENT = {
-    "steps": ("Steps", "{:.0f}", "How often the networks learned on this patient's own radiographs."),
-    "residual_before": ("Unexplained before", "{:.2%}", "Share of the radiographs the first answer left unexplained."),
-    "residual_after": ("Unexplained after", "{:.2%}", "The same after the last step."),
-    "held_out_residual": (
-        "Unexplained where not looked",
-        "{:.2%}",
-        "The same on pixels kept back; if it does not fall, the refinement only memorised.",
+    "steps": ("Steps taken", "{:.0f}", "How often the first stage learned on this patient's own radiographs."),
+    "kept": ("Steps kept", "{:.0f}", "After how many of them the CT was best where it was not looked; 0 is unrefined."),
+    "stopped": ("Stopped by", "", ""),
+    "residual_before": ("Unexplained before", "{:.3f}", "Root mean square difference of the line integrals (no unit)."),
+    "residual_after": ("Unexplained after", "{:.3f}", "The same for the CT that was kept."),
+    "held_out_before": ("Unexplained where not looked, before", "{:.3f}", "The same in patches that were kept back."),
+    "held_out_after": (
+        "Unexplained where not looked, after",
+        "{:.3f}",
+        "If this does not fall as the one above does, refining only memorised.",
     ),
-    "gain": ("Gain found", "{:.3f}", "Factor between the radiographs and true line integrals."),
-    "offset": ("Offset found", "{:.3f}", "Line integral to add to the radiographs."),
+    "calibration": ("Found along", "", "Gain, offset, tone and pose of each radiograph."),
+}
+_STOPPED = {
+    "steps": "the limit of steps",
+    "discrepancy": "nothing unexplained but noise and grid",
+    "held_out": "the patches kept back, which no longer gained",
 }
 
 
@@ -117,7 +124,7 @@ def plain(key: str) -> str:
 
 def warnings(record: Mapping[str, Any]) -> list[str]:
     """What a reader must know first: the sidecar's own warnings, and what follows from its flags."""
-    found = texts_of(record.get("warnings"))
+    found = texts_of(record.get("warnings")) + texts_of(_mapping(record.get("refinement")).get("warnings"))
     if record.get("calibrated") is False:
         found.append(
             "The radiographs are pictures, not measured line integrals. Their contrast was normalised and the CT was "
@@ -142,6 +149,13 @@ def cards(record: Mapping[str, Any], sigma: np.ndarray | None, hu: np.ndarray) -
         for view, scores in _mapping(record.get("agreement")).items()
         if _is_number(_mapping(scores).get("relative_residual"))
     ]
+    first = [
+        f"{view_title(view)} {score:.0f} dB"
+        for view, score in _mapping(record.get("first_agreement")).items()
+        if _is_number(score)
+    ]
+    if first:
+        found.append(Row("First look", ", ".join(first), _FIRST))
     if shares:
         found.append(Row("Left unexplained of the radiographs", ", ".join(shares), _AGREEMENT))
     if sigma is not None and (hu > BODY_HU).any():
@@ -151,6 +165,10 @@ def cards(record: Mapping[str, Any], sigma: np.ndarray | None, hu: np.ndarray) -
     return found
 
 
+_FIRST = (
+    "How well the first stage alone explains the radiographs, before the CT is made to agree with them; right pairs "
+    "reach 36 dB, pictures 24 dB. Less means that something about the radiographs may be wrong."
+)
 _AGREEMENT = (
     "Small values mean that the CT casts the same shadows. Many different CTs do; it is no sign that this one is right."
 )
@@ -189,15 +207,19 @@ def clinical_rows(record: Mapping[str, Any]) -> list[Row]:
 
 
 def refinement_rows(record: Mapping[str, Any]) -> list[Row]:
-    """How the networks went on learning on this case, where they did."""
+    """How the first stage went on learning on this case, where it did; its warnings stand with the others."""
     rows = []
     for name, value in _mapping(record.get("refinement")).items():
         label, form, meaning = _REFINEMENT.get(name, (plain(name), "{:.4g}", ""))
-        if _is_number(value):
+        if name == "warnings" or value in (None, [], {}):
+            continue
+        if name == "stopped":
+            rows.append(Row(label, "", _STOPPED.get(str(value), plain(str(value)))))
+        elif _is_number(value):
             rows.append(Row(label, form.format(value), meaning))
         elif isinstance(value, (Mapping, list, tuple)):
             rows.append(Row(label, "", "; ".join(texts_of(_rounded(value)))))
-        elif value is not None:
+        else:
             rows.append(Row(label, str(value), meaning))
     return rows
 
