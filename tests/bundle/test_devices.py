@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import run
 
+from progressive_cascade import ConeBeam, backproject, line_integrals, volume_affine
+from progressive_cascade.consistency import DataConsistency
+from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.losses.reprojection import ReprojectionLoss
+from progressive_cascade.physics import Exposure
+from progressive_cascade.physics.simulate import expose
+from progressive_cascade.projector import operator
 from tests.bundle.test_configs import BUNDLE
 from tests.support.exported import export, make_source, make_xrays
 from tests.support.second_device import DEVICE, DeviceTensor, second_device
@@ -58,8 +66,38 @@ def test_training_lies_on_the_device(name, monkeypatch, tmp_path, phantoms, sour
     assert list((tmp_path / "models").glob("stage*_best.pt"))
 
 
-def test_a_training_step_waits_twice(monkeypatch, tmp_path, phantoms, source):
-    """Numbers are read once to judge the gradient and once for the log; the projector's plan is its own business."""
+class _Fused:
+    """The operator of the fused kernels on the second device: it takes geometry where it lies, and never waits."""
+
+    def __init__(self, matrices: torch.Tensor, affines: torch.Tensor, *shapes: Any) -> None:
+        self.shape, self.detector_shape = shapes[:2]
+        options = ("joseph", "auto", "torch")
+        self.plain = operator._Operator(_host(matrices), _host(affines), shapes[0], shapes[1], shapes[2], options)
+
+    def project(self, mu: torch.Tensor) -> torch.Tensor:
+        return DeviceTensor(self.plain.project(_host(mu)))
+
+    def backproject(self, projections: torch.Tensor) -> torch.Tensor:
+        return DeviceTensor(self.plain.backproject(_host(projections)))
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.host if isinstance(tensor, DeviceTensor) else tensor
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second device has fused kernels, as CUDA has."""
+
+    def choose(device: torch.device, dtype: torch.dtype, **options: Any) -> Any:
+        suits = device.type == DEVICE.type and dtype == torch.float32
+        return SimpleNamespace(FusedOperator=_Fused) if suits else None
+
+    monkeypatch.setattr(operator, "choose_fused", choose)
+
+
+def test_a_training_step_waits_twice(monkeypatch, tmp_path, phantoms, source, fused):
+    """Numbers are read once to judge the gradient and once for the log; the projector's callers do not look."""
     monkeypatch.chdir(BUNDLE)
     settings = _settings(tmp_path, phantoms, source, "stage3")
     per_step: list[list[str]] = []
@@ -70,11 +108,58 @@ def test_a_training_step_waits_twice(monkeypatch, tmp_path, phantoms, source):
                 config_file="configs/stage3.json",
                 **{**settings, "epoch_size": steps, "log_dir": str(tmp_path / f"logs{steps}")},
             )
-        per_step.append([place for place in device.waits if not place.startswith("projector/")])
+        per_step.append(list(device.waits))
     extra = list(per_step[1])
     for place in per_step[0]:
         extra.remove(place)
     assert sorted(extra) == ["training/engine.py:__call__", "training/engine.py:terms"]
+
+
+BEAMS = [ConeBeam(700, 1020, (16, 16), (9.0, 9.0)), ConeBeam(650, 1000, (16, 16), (9.0, 9.0), isocenter=(3.0, -2, 4))]
+AFFINE = volume_affine((8, 8, 8), 10.0)
+
+
+def _solve(volume: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    layer = DataConsistency(8, 10.0, num_iterations=2).to(DEVICE)
+    image = torch.ones(2, 2, 16, 16, device=DEVICE)
+    return layer(volume, image, matrices, torch.ones(2, device=DEVICE), torch.ones_like(image)).sum()
+
+
+def _reproject(volume: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    image, affine = torch.ones(2, 2, 16, 16, device=DEVICE), torch.as_tensor(AFFINE, device=DEVICE).expand(2, 4, 4)
+    known = torch.tensor([True, False], device=DEVICE)
+    return ReprojectionLoss()(volume, image, matrices=matrices, affine=affine, calibrated=known)
+
+
+def _expose(volume: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    exposure = Exposure("120kV", photons=1e4, scatter=0.5, electronic_noise=3.0)
+    return expose(1000 * volume - 1000, BEAMS, affine=AFFINE, exposure=exposure, differentiable=True).sum()
+
+
+def _there_and_back(volume: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    affine = torch.as_tensor(AFFINE, device=DEVICE)
+    p = line_integrals(volume, BEAMS, affine=affine)
+    return backproject(p, BEAMS, shape=(8, 8, 8), affine=affine).sum()
+
+
+@pytest.mark.parametrize("call", [_solve, _reproject, _expose, _there_and_back])
+def test_the_projectors_callers_do_not_wait(call, monkeypatch, fused):
+    """A batch of geometries, forwards and backwards: no number is read, nothing is copied to the host."""
+    matrices = torch.stack([torch.from_numpy(beam.projection_matrices()) for beam in BEAMS]).float()
+    with second_device(monkeypatch) as device:
+        volume = torch.full((2, 1, 8, 8, 8), 0.5).to(DEVICE).requires_grad_()
+        call(volume, matrices.to(DEVICE)).backward()
+        assert volume.grad is not None and device.waits == []
+
+
+def test_a_reconstruction_waits_for_the_noise_alone(monkeypatch, fused, small_cascade):
+    """Once a case, for the number from which λ is made, however many steps of the solver there are."""
+    network = small_cascade().eval()
+    with second_device(monkeypatch) as device, torch.no_grad():
+        network.to(DEVICE)
+        image = torch.rand(1, 2, 128, 128, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+        CascadeInferer(None)(image, network)
+        assert device.waits == ["inference/inferers.py:_solve"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -143,6 +228,15 @@ def _run_bundle(folder: Path, source: Path, output: Path, monkeypatch: pytest.Mo
 def test_inference_lies_on_the_device(source, monkeypatch, tmp_path):
     """Network and inferer with its solver."""
     _run_bundle(source, source, tmp_path, monkeypatch)
+
+
+def test_evaluation_lies_on_the_device(source, monkeypatch, tmp_path):
+    """Network, simulation, inferer, metrics and report of evaluate.json."""
+    monkeypatch.chdir(source)
+    settings = {"num_phantoms": 1, "num_mean_phantoms": 1, "pictures": False, "output_dir": str(tmp_path)}
+    with second_device(monkeypatch):
+        run(run_id="run", config_file="configs/evaluate.json", device=ON_DEVICE, **settings)
+    assert (tmp_path / "evaluation_metrics.json").is_file()
 
 
 def test_an_exported_bundle_lies_on_the_device(source, monkeypatch, tmp_path, phantoms):

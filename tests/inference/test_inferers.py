@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from progressive_cascade.consistency import DataConsistency
-from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.errors import UserError
+from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
 
 
 @pytest.fixture
@@ -99,3 +100,38 @@ def test_further_consistency_brings_a_calibrated_pair_closer_to_its_radiographs(
         expected = network(_image(), calibrated=torch.zeros(1))
     assert unexplained[1] < unexplained[0]
     assert torch.equal(kept, expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "expected"),
+    [
+        ("cpu", None, (None, True)),
+        ("mps", None, (160, True)),
+        ("cuda", 8 << 30, (None, False)),
+        ("cuda:1", 2 << 30, (160, False)),
+    ],
+)
+def test_defaults_suit_the_device(device, free, expected):
+    """Whole volumes where memory is known to suffice; half precision where it is not slower."""
+    assert device_defaults(device, free) == expected
+
+
+def test_too_little_memory_is_told_with_sizes_and_a_way_out(monkeypatch, network):
+    """Whoever runs out: one line that names the window, and no traceback of the allocator."""
+
+    def fail(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(network.stages[-1], "forward", fail)
+    for window, words in ((32, "32 x 32 x 32"), (None, "none")):
+        with pytest.raises(UserError, match=f"batch of 1 pairs of 128 x 128 pixels with windows .* of {words}; take a"):
+            CascadeInferer(window)(_image(), network)
+
+
+def test_the_default_on_a_device_reconstructs(network, device):
+    """What the device's defaults say runs there, and is close to the CPU in float32."""
+    with torch.no_grad():
+        expected = CascadeInferer(None)(_image(), network)
+        inferer = CascadeInferer(**device_defaults(device)._asdict())
+        ours = inferer(_image().to(device), network.to(device)).cpu()
+    assert (ours - expected).abs().mean() < 2e-3

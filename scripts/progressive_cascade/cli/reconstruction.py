@@ -147,7 +147,7 @@ def reconstruct_pair(options: argparse.Namespace, network: ProgressiveCascade) -
 
 
 def _reconstruct(options: argparse.Namespace, pair: Pair, network: ProgressiveCascade) -> Reconstruction:
-    from progressive_cascade.inference.inferers import CascadeInferer
+    from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
     from progressive_cascade.inference.reconstruct import reconstruct
     from progressive_cascade.inference.refine import RefineSettings
 
@@ -155,11 +155,12 @@ def _reconstruct(options: argparse.Namespace, pair: Pair, network: ProgressiveCa
         after = "they are calibrated while refining" if options.refine else "data consistency is left out"
         print(f"note: the X-rays are no line integrals but {pair.intensities}; {after}")
     start = time.perf_counter()
+    fastest = device_defaults(network.projection_matrices.device)._asdict()
     result = reconstruct(
         pair.image,
         pair.beam,
         network=network,
-        inferer=CascadeInferer(amp=True, progress=options.input is None, portable=options.portable),
+        inferer=CascadeInferer(**fastest, progress=options.input is None, portable=options.portable),
         calibrated=pair.calibrated,
         weights=pair.weights,
         intensities="display" if pair.calibrated else pair.intensities,

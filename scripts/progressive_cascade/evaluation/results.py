@@ -29,7 +29,7 @@ from progressive_cascade.evaluation.metrics import (
 )
 from progressive_cascade.evaluation.scores import CONFIDENCE, save_csv, summarize
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
-from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
 from progressive_cascade.io import finite, read_json, save_json, save_nifti
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.projector import project
@@ -265,14 +265,14 @@ def infer_hu(
         network: the cascade, in eval mode.
         image: line integrals (1, view, rows, cols).
         beam: the geometry they are taken for.
-        inferer: how to run it; default: mixed precision, the inferer's own windows.
+        inferer: how to run it; default: the fastest way on the network's device.
         calibrated: whether the line integrals are true ones; if not, data consistency is skipped.
 
     Returns:
         float32 (g, g, g), whole HU.
     """
-    inferer = inferer or CascadeInferer(amp=True)
     matrices = network.projection_matrices
+    inferer = inferer or CascadeInferer(**device_defaults(matrices.device)._asdict())
     given = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices()).to(matrices)[None]
     flag = torch.tensor([float(calibrated)], device=matrices.device)
     with torch.inference_mode():

@@ -14,6 +14,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from progressive_cascade.consistency import DataConsistency, estimate_noise
+from progressive_cascade.errors import UserError
 from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
@@ -23,6 +24,10 @@ from progressive_cascade.projector import prefer_backend
 _log = logging.getLogger(__name__)
 # Conjugate-gradient steps of a round.
 _ITERATIONS = 3
+# Voxels a side of the last stage's windows where the whole volume is not taken at once.
+_WINDOW = 160
+# What refining 256³ voxels whole needs at once: 1.9 GB were measured on an H100 in float32, twice that is asked for.
+_WHOLE_VOLUME_BYTES = 4 * 2**30
 # The cascade's further arguments in their order.
 _ARGUMENTS = ("projection_matrices", "calibrated", "window", "weights", "coarse")
 
@@ -38,6 +43,40 @@ class _Given(NamedTuple):
         """(1 or b, view, 3, 4), the cascade's own where none are given."""
         given = self.projection_matrices
         return (cascade.projection_matrices[None] if given is None else given).to(image)
+
+
+class DeviceDefaults(NamedTuple):
+    """How a cascade is run on a device where nobody says otherwise.
+
+    Attributes:
+        roi_size: window of the last stage [voxels]; None: no windows.
+        amp: mixed precision where the device has it.
+    """
+
+    roi_size: int | None
+    amp: bool
+
+
+def device_defaults(device: str | torch.device, free: int | None = None) -> DeviceDefaults:
+    """The fastest window and precision that fit.
+
+    Whole volumes are faster everywhere: in windows of 160 voxels a CPU takes 1.4 times the time, and a third
+    less memory; results differ by 0.1 HU. Half precision wins on a CPU that has instructions for it. On an
+    H100, where launches take the time, a reconstruction took 0.40 s in float32 and 0.58 s in bfloat16.
+
+    Args:
+        device: where the network lies.
+        free: memory that a GPU has left [bytes]; default: it is asked.
+
+    Returns:
+        Window and precision.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return DeviceDefaults(None, amp=True)
+    if device.type == "cuda" and free is None:
+        free = torch.cuda.mem_get_info(device)[0]
+    return DeviceDefaults(None if (free or 0) >= _WHOLE_VOLUME_BYTES else _WINDOW, amp=device.type != "cuda")
 
 
 class CascadeInferer(Inferer):
@@ -69,7 +108,7 @@ class CascadeInferer(Inferer):
 
     def __init__(
         self,
-        roi_size: int | Sequence[int] | None = 160,
+        roi_size: int | Sequence[int] | None = _WINDOW,
         *,
         overlap: float = 0.25,
         sw_batch_size: int = 1,
@@ -116,7 +155,21 @@ class CascadeInferer(Inferer):
 
         Returns:
             (b, 1, g, g, g) in [0, 1], float32.
+
+        Raises:
+            UserError: if the device's memory does not suffice, with sizes and a way out.
         """
+        try:
+            return self._run(inputs, network, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            window = "none" if self.roi_size is None else " x ".join(map(str, self.roi_size))
+            raise UserError(
+                f"the reconstruction must fit into the memory of {inputs.device}, got a batch of {len(inputs)} pairs "
+                f"of {inputs.shape[2]} x {inputs.shape[3]} pixels with windows (roi_size) of {window}; take a smaller "
+                "window, such as roi_size 128, a smaller batch, or the CPU"
+            ) from error
+
+    def _run(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
         cascade = network.module if isinstance(network, nn.parallel.DistributedDataParallel) else network
         if not isinstance(cascade, ProgressiveCascade):
             if self.refine_settings.steps and isinstance(cascade, torch.jit.ScriptModule):

@@ -17,7 +17,7 @@ from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.inference.architecture import architecture_of
-from progressive_cascade.inference.inferers import CascadeInferer
+from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
 from progressive_cascade.inference.opposite import first_volume, mirror_matrices, mirror_pictures, usual_beam
 from progressive_cascade.inference.refine import RefinementReport, RefineSettings
 from progressive_cascade.inference.refine import refine as refine_first_stage
@@ -163,7 +163,7 @@ def reconstruct(
             :func:`progressive_cascade.inference.transforms.to_line_integrals` for anything else.
         beam: their geometry; the volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
-        inferer: how to run it; default: mixed precision, the inferer's own windows.
+        inferer: how to run it; default: :func:`device_defaults` of the network's device.
         calibrated: whether the line integrals are true ones; if not, and nothing is refined, data consistency is
             skipped.
         weights: of the pixels (view, rows, cols), 0 where one says nothing of the patient; default: 1 everywhere.
@@ -182,7 +182,7 @@ def reconstruct(
     _check_image(image, beam, weights)
     check_beam(network, beam)
     settings = _refine_settings(refine, inferer)
-    inferer = copy(inferer or CascadeInferer(amp=True))
+    inferer = copy(inferer or CascadeInferer(**device_defaults(network.projection_matrices.device)._asdict()))
     # Refined here, where the report is wanted.
     inferer.refine_settings = RefineSettings(steps=0)
     given = _to_network(image, beam, weights, network=network, calibrated=calibrated)
