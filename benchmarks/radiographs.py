@@ -104,7 +104,7 @@ def _volume(network: ProgressiveCascade, image: np.ndarray, *, calibrated: bool,
     return unit_to_hu(unit)[0, 0].numpy()
 
 
-def measure_orientation(dataset: Path, num: int = 10) -> dict[str, Any]:
+def measure_orientation(dataset: Path, num: int = 6) -> dict[str, Any]:
     """Answers of the network on validation CTs: right, and each way of being wrong."""
     network, random = load_orientation_net(), np.random.default_rng(7)
     if network is None:

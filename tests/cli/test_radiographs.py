@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from progressive_cascade.cli import main
-from tests.support.radiographs import grey, phantom_pair, save_dx, signal
+from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
 
 LINEAR = {
     "PresentationIntentType": "FOR PROCESSING",
@@ -109,3 +109,33 @@ def test_bedside_geometry_is_refused_with_the_way_out(
     assert _run(dicoms, tmp_path / "ct.nii.gz", "--preset", "bedside_ap") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "--preset bedside_ap" in line and "800.0 mm" in line and "1500.0 mm" in line and "--checkpoint" in line
+
+
+BAD = (
+    *("truncated.dcm", "encrypted.dcm", "ct.dcm", "colour.jpg", "pixel.png", "huge.png", "text.png", "saturated.jpg"),
+    "saturated.png",
+)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(
+    cascade: None, dicoms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Exit code 2, one line that names the file, nothing written."""
+    files = tmp_path / "files"
+    files.mkdir()
+    dicoms["--lateral"] = bad_files(files)[name]
+    (tmp_path / "out").mkdir()
+    assert _run(dicoms, tmp_path / "out" / "ct.nii.gz") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("progressive-cascade: error: ") and name in line
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_lateral_given_twice_is_refused(cascade: None, dicoms: dict[str, Path], tmp_path: Path, capsys) -> None:
+    """Tags say that both are laterals; of untagged pictures their pixels do."""
+    assert _run({**dicoms, "--pa": dicoms["--lateral"]}, tmp_path / "ct.nii.gz") == 2
+    assert "got two laterals" in capsys.readouterr().err
+    Image.fromarray(grey(phantom_pair()[1]).astype(np.uint16)).save(tmp_path / "a.png")
+    assert _run({"--pa": tmp_path / "a.png", "--lateral": tmp_path / "a.png"}, tmp_path / "ct.nii.gz") == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

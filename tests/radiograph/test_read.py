@@ -14,7 +14,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_json
 from progressive_cascade.radiograph.read import read_radiograph
 from tests.support.dicom_files import code
-from tests.support.radiographs import grey, phantom_pair, save_dx, signal
+from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
 
 
 @pytest.fixture(scope="module")
@@ -138,28 +138,6 @@ def test_sidecar_gives_the_scale(frontal: np.ndarray, tmp_path: Path):
     np.testing.assert_allclose(one.pixels, frontal, atol=1.1e-4)
 
 
-def _bad_files(folder: Path, frontal: np.ndarray) -> dict[str, Path]:
-    rng = np.random.default_rng(0)
-    save_dx(grey(frontal, 4095), folder / "whole.dcm")
-    whole = (folder / "whole.dcm").read_bytes()
-    (folder / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
-    (folder / "text.png").write_text("no picture")
-    save_dx(grey(frontal, 4095), folder / "ct.dcm", Modality="CT")
-    Image.fromarray(rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)).save(folder / "colour.jpg")
-    Image.new("L", (1, 1)).save(folder / "pixel.png")
-    Image.fromarray(np.where(frontal > 1.5, 255, 0).astype(np.uint8)).save(folder / "saturated.jpg", quality=100)
-    save_dx(np.full((128, 128), 7), folder / "constant.dcm")
-    header = (folder / "pixel.png").read_bytes()
-    # A PNG's header says 30000 x 30000; nothing of that size must be allocated.
-    import struct
-    import zlib
-
-    size = struct.pack(">II", 30000, 30000) + header[24:29]
-    chunk = b"IHDR" + size
-    (folder / "huge.png").write_bytes(header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:])
-    return {path.name: path for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -170,21 +148,48 @@ def _bad_files(folder: Path, frontal: np.ndarray) -> dict[str, Path]:
         ("pixel.png", "1 x 1"),
         ("huge.png", "30000 x 30000"),
         ("constant.dcm", "constant"),
+        ("encrypted.dcm", "decoded"),
+        ("saturated.png", "cut off"),
     ],
 )
-def test_bad_files_are_refused(frontal: np.ndarray, tmp_path: Path, name: str, words: str):
+def test_bad_files_are_refused(tmp_path: Path, name: str, words: str):
     """One line that names the file and what is wrong with it."""
-    path = _bad_files(tmp_path, frontal)[name]
+    path = bad_files(tmp_path)[name]
     with pytest.raises(UserError, match=words) as caught:
         read_radiograph(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_saturated_picture_is_refused(frontal: np.ndarray, tmp_path: Path):
-    """A picture that is all black or white shows no grey levels."""
-    Image.fromarray(np.where(frontal > 1.5, 255, 0).astype(np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="cut off"):
-        read_radiograph(tmp_path / "a.png")
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_compressed_dicom_holds_the_same_pixels(frontal: np.ndarray, tmp_path: Path, syntax: str):
+    """Whatever way the pixels are packed, they are those that were packed."""
+    import pydicom
+
+    attributes = {"PresentationIntentType": "FOR PRESENTATION"}
+    plain = save_dx(grey(frontal, 4095), tmp_path / "plain.dcm", **attributes)
+    dataset = pydicom.dcmread(plain)
+    dataset.compress(getattr(pydicom.uid, syntax))
+    dataset.save_as(tmp_path / "packed.dcm")
+    packed = read_radiograph(tmp_path / "packed.dcm")
+    np.testing.assert_array_equal(packed.pixels, read_radiograph(plain).pixels)
+
+
+def test_dicom_says_what_should_be_doubted(frontal: np.ndarray, tmp_path: Path):
+    """A detector aslant, burnt-in letters, pixels turned without an orientation; a plain file says nothing."""
+    levels = grey(frontal, 4095)
+    assert read_radiograph(save_dx(levels, tmp_path / "plain.dcm")).remarks == ()
+    doubted = {
+        "DetectorPrimaryAngle": "12",
+        "BurnedInAnnotation": "YES",
+        "PatientOrientation": "",
+        "FieldOfViewRotation": "90",
+        "FieldOfViewHorizontalFlip": "YES",
+    }
+    remarks = read_radiograph(save_dx(levels, tmp_path / "doubted.dcm", **doubted)).remarks
+    for line, words in zip(
+        remarks, ("12 degrees aslant", "burnt into", "turned by 90 degrees and flipped"), strict=True
+    ):
+        assert words in line and "doubted.dcm" in line
 
 
 def test_identity_affine_says_nothing(frontal: np.ndarray, tmp_path: Path):

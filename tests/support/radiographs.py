@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import torch
+from PIL import Image
 
 from progressive_cascade.attenuation import hu_to_mu
 from progressive_cascade.geometry import ConeBeam, volume_affine
@@ -50,3 +54,31 @@ def grey(image: np.ndarray, white: int = 65535) -> np.ndarray:
     """Display values, bone bright."""
     low, high = np.percentile(image, [0.5, 99.5])
     return np.round(np.clip((image - low) / (high - low), 0, 1) * white)
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """Files that are no radiographs, each in its own way, by name."""
+    frontal = phantom_pair()[0]
+    rng = np.random.default_rng(0)
+    save_dx(grey(frontal, 4095), folder / "whole.dcm")
+    whole = (folder / "whole.dcm").read_bytes()
+    (folder / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("no picture")
+    save_dx(grey(frontal, 4095), folder / "ct.dcm", Modality="CT")
+    Image.fromarray(rng.integers(0, 255, (128, 128, 3), dtype=np.uint8)).save(folder / "colour.jpg")
+    Image.new("L", (1, 1)).save(folder / "pixel.png")
+    Image.fromarray(np.where(frontal > 1.5, 255, 0).astype(np.uint8)).save(folder / "saturated.jpg", quality=100)
+    Image.fromarray(np.where(frontal > 1.5, 255, 0).astype(np.uint8)).save(folder / "saturated.png")
+    save_dx(np.full((128, 128), 7), folder / "constant.dcm")
+    # Pixels and more are in an envelope for which nobody here has the key (DICOM PS3.15, E.1).
+    envelope = pydicom.Dataset()
+    envelope.EncryptedContentTransferSyntaxUID, envelope.EncryptedContent = "1.2.840.10008.1.2", bytes(64)
+    encrypted = dx(Rows=128, Columns=128, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2")
+    encrypted.EncryptedAttributesSequence = pydicom.Sequence([envelope])
+    save(encrypted, folder / "encrypted.dcm")
+    header = (folder / "pixel.png").read_bytes()
+    # A PNG's header says 30000 x 30000; nothing of that size must be allocated.
+    size = struct.pack(">II", 30000, 30000) + header[24:29]
+    chunk = b"IHDR" + size
+    (folder / "huge.png").write_bytes(header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:])
+    return {path.name: path for path in folder.iterdir()}

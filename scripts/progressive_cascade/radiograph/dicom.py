@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.radiograph.dicom_detector import read_detector_offset, read_pixel_spacing, read_view
+from progressive_cascade.radiograph.dicom_detector import (
+    read_detector_offset,
+    read_field_of_view,
+    read_pixel_spacing,
+    read_view,
+)
 from progressive_cascade.radiograph.dicom_shutters import shutter_mask
 from progressive_cascade.radiograph.dicom_tags import DicomHeader
 from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size, parse_directions
 
+# Less is the play of a stand, and costs less than the distances' own errors.
+_ASLANT_DEGREES = 2.0
 _MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
 
 
@@ -62,7 +69,26 @@ def read_dicom(path: Path) -> Radiograph:
     check_pixels(path, pixels, mask)
     known: dict[str, Any] = _facts(header, (int(rows[0]), int(cols[0])))
     known["sources"] = dict.fromkeys([*known, "meaning"], "tag")
-    return Radiograph(str(path), pixels, mask, meaning, **known)
+    return Radiograph(str(path), pixels, mask, meaning, remarks=_remarks(header), **known)
+
+
+def _remarks(header: DicomHeader) -> tuple[str, ...]:
+    """A detector that the beam met aslant (C.8.11.5), letters in the picture (C.7.6.1.1.7), pixels turned blindly."""
+    found = []
+    angles = [header.number(f"Detector{which}Angle") or 0.0 for which in ("Primary", "Secondary")]
+    if max(map(abs, angles)) > _ASLANT_DEGREES:
+        found.append(
+            f"{header.name}: the beam met the detector {max(angles, key=abs):g} degrees aslant, taken for upright to it"
+        )
+    if header.text("BurnedInAnnotation") == "YES":
+        found.append(f"{header.name}: letters are burnt into the picture, and may name the patient on every page of it")
+    if not header.text("PatientOrientation") and read_field_of_view(header) != (0, False):
+        turn, flip = read_field_of_view(header)
+        found.append(
+            f"{header.name}: the detector's pixels were turned by {turn} degrees{' and flipped' if flip else ''}, and "
+            "no PatientOrientation says how the patient is shown"
+        )
+    return tuple(found)
 
 
 def _check_kind(header: DicomHeader) -> None:

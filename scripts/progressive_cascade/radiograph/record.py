@@ -40,6 +40,7 @@ class Radiograph:
         center: the image's centre in the patient's world, RAS [mm], or None.
         patient: identity for pairing, never written; or empty.
         study: likewise.
+        remarks: what its file says that should be doubted, one line each.
         sources: for each fact that is known, one of :data:`SOURCES`.
     """
 
@@ -56,6 +57,7 @@ class Radiograph:
     center: tuple[float, float, float] | None = None
     patient: str = ""
     study: str = ""
+    remarks: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:

@@ -17,13 +17,14 @@ _MASS_CORRELATION = 0.9
 
 
 def view_warnings(radiograph: Radiograph) -> list[str]:
-    """Saturated pixels, by the pixels as they are stored."""
+    """What the file says itself, and saturated pixels, by the pixels as they are stored."""
     if radiograph.meaning == "line_integral":
-        return []
+        return list(radiograph.remarks)
     values = radiograph.pixels[radiograph.mask]
     end = values.min() if radiograph.meaning == "detector_signal" else values.max()
     share = float(np.mean(values == end))
-    return [f"{radiograph.path}: {share:.0%} of its pixels are saturated"] if share > _SATURATED else []
+    saturated = [f"{radiograph.path}: {share:.0%} of its pixels are saturated"] if share > _SATURATED else []
+    return [*radiograph.remarks, *saturated]
 
 
 def pair_warnings(image: np.ndarray, seen: np.ndarray, *, calibrated: bool) -> list[str]:
