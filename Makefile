@@ -13,12 +13,12 @@ DATASET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
 GPU_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
-LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py uncertainty.py)
+LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty clean
+.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make robustness  what wrong angles, distances, noise and intensities cost (an hour, resumable; DATASET=folder)"
 	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
 	@echo "make fuzz        500 damaged inputs through every command (minutes): a valid result or one line"
+	@echo "make soak        trainings that are killed, starved and robbed: what became of each, in bundle/docs/RELIABILITY.md (an hour)"
 	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
@@ -80,6 +81,9 @@ uncertainty: .venv/.installed
 
 fuzz: .venv/.installed-test
 	$(TEST_THREADS) $(BIN)/python -m tools.fuzzing --mutants 500
+
+soak: .venv/.installed-test
+	$(TEST_THREADS) PYTHONPATH=. $(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache

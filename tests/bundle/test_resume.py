@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from progressive_cascade.training.kept import list_states, load_state
-from tests.support.processes import Child, tiny_settings, train
+from tests.support.processes import Child, same, tiny_settings, train
 
 KEPT = ("network", "average", "optimizer", "lr_scheduler", "clip", "best", "epoch", "iteration")
 
@@ -28,17 +27,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert Child(folder / "log", train, tiny_settings(folder, cache)).wait() == 0
     return folder
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two states are the same to the bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return set(one) == set(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def assert_same_end(folder: Path, expected: Path, stage: int = 1) -> None:

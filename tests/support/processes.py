@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle.scripts import run
 
 from tests.bundle.test_configs import BUNDLE, TINY
@@ -37,10 +39,26 @@ def tiny_settings(output: Path, cache: Path, stage: int = 1, **changes: Any) -> 
     return {**settings, **changes}
 
 
-def train(settings: Mapping[str, Any], stage: int = 1) -> None:
+def train(settings: Mapping[str, Any], stage: int = 1, overlays: Sequence[str] = ()) -> None:
     """Runs a stage here, as ``python -m monai.bundle run training`` does."""
     os.chdir(BUNDLE)
-    run(run_id="training", config_file=f"configs/stage{stage}.json", **settings)
+    files = [f"configs/{name}.json" for name in (f"stage{stage}", *overlays)]
+    run(run_id="training", config_file=files, **settings)
+
+
+def train_rank(rank: int, port: int, settings: Mapping[str, Any], stage: int = 1) -> None:
+    """Runs a stage as one of two processes, in the environment that torchrun gives them."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    train(settings, stage, ["multi_gpu"])
+
+
+def start_ranks(folder: Path, settings: Mapping[str, Any], stage: int = 1) -> list[Child]:
+    """Starts a training of two processes; their logs are ``rank0`` and ``rank1`` in the folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [Child(folder / f"rank{rank}", train_rank, rank, port, settings, stage) for rank in (0, 1)]
 
 
 class Child:
@@ -88,3 +106,14 @@ def _logged(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     function(*arguments)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are the same to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return set(one) == set(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other

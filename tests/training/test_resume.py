@@ -153,13 +153,13 @@ def test_an_identity_knows_data_and_order(tmp_path):
     assert "cli/training.py" not in first.parts["code"]
 
 
-def _slow_training(folder: Path, steps: int) -> None:
+def _slow_training(folder: Path, steps: int, seconds: float = 0.02) -> None:
     """A trainer whose steps take 20 ms."""
     layer = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
 
     def prepare(batch, *_, **__):
-        time.sleep(0.02)
+        time.sleep(seconds if trainer.state.iteration > 2 else 0)
         return torch.ones(1, 1), torch.ones(1, 1)
 
     trainer = StageTrainer(
@@ -192,3 +192,14 @@ def test_a_warning_writes_a_state_and_goes_on(tmp_path):
     assert child.wait() == 0
     assert load_state(list_states(tmp_path / "states")[0])["iteration"] == 100
     assert load_state(list_states(tmp_path / "states")[1])["iteration"] < 100
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    """Ctrl-C twice does not wait for the step, and writes nothing."""
+    child = Child(tmp_path / "log", _slow_training, tmp_path / "states", 9, 60.0)
+    child.wait_for(lambda: "running" in child.text())
+    child.signal(signal.SIGINT)
+    child.wait_for(lambda: "once more to stop at once" in child.text())
+    child.signal(signal.SIGINT)
+    assert child.wait(30) != 0
+    assert list_states(tmp_path / "states") == []

@@ -6,13 +6,13 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, natural, positive
+from progressive_cascade.cli.training_processes import run_processes
 from progressive_cascade.cli.training_runs import StageRun, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
@@ -55,7 +55,16 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a config value"
     )
-    parser.add_argument("--processes", type=positive, metavar="N", help="processes (default: one per GPU)")
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument("--gpus", type=positive, metavar="N", help="how many GPUs to use (default: all)")
+    count.add_argument("--processes", type=positive, metavar="N", help="processes (default: one per GPU)")
+    parser.add_argument(
+        "--max-restarts",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="when one of several processes ends early, start all again from the last checkpoint, N times (default: 0)",
+    )
     add_overwrite(parser)
     _add_resume(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
@@ -85,8 +94,6 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Checks every input first, then runs stage after stage."""
-    import torch
-
     from progressive_cascade.ct.datalist import load_datalist
     from progressive_cascade.paths import bundle_root
 
@@ -96,7 +103,7 @@ def run_train(options: argparse.Namespace) -> None:
     if options.output is not None:
         check_output_folder(options.output)
     root = bundle_root()
-    num_processes = options.processes or max(1, torch.cuda.device_count())
+    num_processes = _num_processes(options.gpus, options.processes)
     runs = plan_runs(
         root,
         sorted(set(options.stages)),
@@ -122,16 +129,25 @@ def run_train(options: argparse.Namespace) -> None:
             print(shlex.join(run.command(num_processes)))
             continue
         print(f"stage {run.stage}: {' + '.join(path.name for path in run.config_files)}", flush=True)
-        _run_stage(run, root, num_processes)
+        _run_stage(run, root, num_processes, options.max_restarts)
 
 
-def _run_stage(run: StageRun, root: Path, num_processes: int) -> None:
-    """One process runs here, so that its errors are told as ours; several run under torchrun."""
+def _num_processes(gpus: int | None, processes: int | None) -> int:
+    """How many to run, one for each GPU unless told otherwise."""
+    import torch
+
+    available = torch.cuda.device_count()
+    if gpus is not None and gpus > available:
+        raise UserError(f"--gpus must be at most the {available} of this machine, got {gpus}; --processes takes CPUs")
+    return processes or gpus or max(1, available)
+
+
+def _run_stage(run: StageRun, root: Path, num_processes: int, max_restarts: int) -> None:
+    """One process runs here, so that its errors are told as ours; several run under torch's launcher."""
     # Macros such as `%configs/train.json::train` are read relative to the current folder.
     if num_processes > 1:
-        code = subprocess.run(run.command(num_processes), cwd=root, check=False).returncode
-        if code:
-            raise UserError(f"stage {run.stage} stopped with exit code {code}; the messages above say why")
+        with _folder(root):
+            run_processes(run.command(1)[1:], processes=num_processes, restarts=max_restarts)
         return
     from monai.bundle.scripts import run as run_bundle
 

@@ -40,7 +40,10 @@ def as_float32(prediction: Tensor, target: Tensor, valid: Tensor | None) -> tupl
 
 
 def masked_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted mean over all elements; 0 where every weight is 0.
+    """Mean over the samples of each one's weighted mean; a sample whose weights are all 0 counts 0.
+
+    Samples have equal say, however much of each counts, so that a loss does not depend on how a batch is dealt out to
+    processes.
 
     Args:
         values: (b, channels, ...).
@@ -49,9 +52,25 @@ def masked_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     Returns:
         A scalar.
     """
+    return masked_means(values, weight, groups=len(values)).mean()
+
+
+def masked_means(values: Tensor, weight: Tensor | None, *, groups: int) -> Tensor:
+    """Weighted means over groups of consecutive samples; 0 where all weights of a group are 0.
+
+    Args:
+        values: (b, channels, ...).
+        weight: (b, 1, ...), counted alike for all channels; None gives plain means.
+        groups: a divisor of b.
+
+    Returns:
+        (groups,).
+    """
     if weight is None:
-        return values.mean()
-    return (values * weight).sum() / (weight.sum() * values.shape[1]).clamp_min(torch.finfo(values.dtype).tiny)
+        return values.reshape(groups, -1).mean(dim=1)
+    total = (values * weight).reshape(groups, -1).sum(dim=1)
+    count = weight.reshape(groups, -1).sum(dim=1) * values.shape[1]
+    return total / count.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 class MaskedL1Loss(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from progressive_cascade.losses.masked import as_float32, autocast_disabled, masked_mean
+from progressive_cascade.losses.masked import as_float32, autocast_disabled, masked_means
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.precision import mixed_precision
 
@@ -165,23 +165,23 @@ class VGGPerceptualLoss(nn.Module):
             slices = [_take(volume, axis, index) for volume in (prediction, target)]
             mask = None if valid is None else _take(valid, axis, index)
             with autocast_disabled(prediction):
-                total = total + self._distance(slices[0], slices[1], mask)
+                total = total + self._distance(slices[0], slices[1], mask, volumes=len(prediction))
         return total / 3
 
     def _draw(self, size: int) -> Tensor:
         """Numbers of distinct slices, in random order."""
         return torch.randperm(size, generator=self._generator)[: self.num_slices]
 
-    def _distance(self, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean over layers of the relative feature distance of images (n, 1, h, w)."""
+    def _distance(self, prediction: Tensor, target: Tensor, mask: Tensor | None, *, volumes: int) -> Tensor:
+        """Mean over layers and volumes of the relative feature distance of a volume's images, in all (n, 1, h, w)."""
         with torch.no_grad():
             wanted = self._features(target)
         total = prediction.new_zeros(())
         for ours, theirs in zip(self._features(prediction), wanted, strict=True):
             weight = None if mask is None else F.adaptive_avg_pool2d(mask, (ours.shape[-2], ours.shape[-1]))
-            size = masked_mean(theirs.abs(), weight)
+            size = masked_means(theirs.abs(), weight, groups=volumes)
             # 1e-6 is far below the features of any image with contrast; it keeps a dead layer from dividing by 0.
-            total = total + masked_mean((ours - theirs).abs(), weight) / (size + 1e-6)
+            total = total + (masked_means((ours - theirs).abs(), weight, groups=volumes) / (size + 1e-6)).mean()
         return total / len(wanted)
 
     def _features(self, images: Tensor) -> list[Tensor]:

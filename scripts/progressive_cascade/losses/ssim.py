@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from progressive_cascade.losses.masked import as_float32, autocast_disabled
+from progressive_cascade.losses.masked import as_float32, autocast_disabled, masked_mean
 
 # Outputs per banded matrix product. A block of n outputs needs n + taps - 1 inputs: larger blocks multiply by more
 # zeros, smaller ones keep the matrix units less busy. On 2 CPU cores at 128³, 16 to 64 are within 50 %, 128 is twice
@@ -197,4 +197,4 @@ class SSIMLoss3D(nn.Module):
                 return 1 - similarity.mean()
             margin = len(taps) // 2
             centre = valid[:, 0, margin : -margin or None, margin : -margin or None, margin : -margin or None]
-            return ((1 - similarity) * centre).sum() / centre.sum().clamp_min(1)
+            return masked_mean(1 - similarity[:, None], centre[:, None])

@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import numbers
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -180,7 +181,10 @@ RULES: dict[str, Rule] = {
     "baselines": _FLAG,
 }
 """What each setting must be, by its key at the top of a config."""
-_TOGETHER = ("grid", "simulation_grid", "window", "stage", "epochs", "dataset_dir", "section", "num_phantoms")
+_TOGETHER = (
+    *("grid", "simulation_grid", "window", "stage", "epochs"),
+    *("dataset_dir", "section", "num_phantoms", "num_validation_phantoms"),
+)
 
 
 def _check_together(settings: Mapping[str, Any]) -> None:
@@ -202,6 +206,15 @@ def _check_together(settings: Mapping[str, Any]) -> None:
                 raise UserError(f"dataset_dir must be a folder written by `prepare`, got {folder}: {error}") from error
     elif settings["num_phantoms"] == 0:
         raise UserError("num_phantoms must be at least 1 where there is no dataset_dir, got 0")
+    if "num_validation_phantoms" in settings:
+        phantoms = settings["num_validation_phantoms"]
+        cases = phantoms + (len(load_datalist(folder, "validation")) if folder else 0)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if cases < processes:
+            least = phantoms + processes - cases
+            raise UserError(
+                f"num_validation_phantoms must be at least {least} for {processes} processes, got {phantoms}"
+            )
 
 
 def calling_parser() -> ConfigParser | None:
