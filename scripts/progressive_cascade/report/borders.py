@@ -70,7 +70,9 @@ def borders_figure(
         rows, cols = (np.arange(n) * step for n, step in zip(truth.image.shape, _steps(truth), strict=True))
         axes.contourf(cols, rows, truth.image, levels=[BORDER_HU, np.inf], colors=[_TISSUE])
         for volume, color in zip(planes[1:], COLORS, strict=False):
-            axes.contour(cols, rows, volume[column].image, levels=[BORDER_HU], colors=[color], linewidths=0.9)
+            axes.contour(
+                cols, rows, volume[column].image, levels=[BORDER_HU], colors=[color], linewidths=0.9, linestyles="solid"
+            )
         axes.set(xlim=(0, truth.extent[1]), ylim=(truth.extent[0], 0), xticks=[], yticks=[], aspect="equal")
         for spine in axes.spines.values():
             spine.set_visible(False)
