@@ -125,6 +125,8 @@ def _score(row: Row, name: str) -> float:
 
 
 def _change(pairs: list[Pair], name: str, digits: int) -> str:
+    if any(name not in row["scores"] for rows in pairs for row in rows):
+        return "–"
     return " → ".join(f"{fmean(_score(row, name) for row in rows):.{digits}f}" for rows in zip(*pairs, strict=True))
 
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from progressive_cascade.report.drawing import (
     mosaic,
     save_figure,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BORDER_HU = -400.0
 """Between lung or air and tissue [HU]."""
@@ -63,21 +67,22 @@ def borders_figure(
         figure.text(
             place, 1 - 0.36 / height, f"{mark} {name}", fontsize=9, color=TEXT if not index else color, va="top"
         )
-    for column in range(len(planes[0])):
-        axes = figure.add_subplot(grid[0, column])
-        truth = planes[0][column]
-        axes.set_facecolor(BACKGROUND)
-        rows, cols = (np.arange(n) * step for n, step in zip(truth.image.shape, _steps(truth), strict=True))
-        axes.contourf(cols, rows, truth.image, levels=[BORDER_HU, np.inf], colors=[_TISSUE])
-        for volume, color in zip(planes[1:], COLORS, strict=False):
-            axes.contour(
-                cols, rows, volume[column].image, levels=[BORDER_HU], colors=[color], linewidths=0.9, linestyles="solid"
-            )
-        axes.set(xlim=(0, truth.extent[1]), ylim=(truth.extent[0], 0), xticks=[], yticks=[], aspect="equal")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        caption(axes, f"{truth.name}   {truth.sides[0]} … {truth.sides[1]}")
+    for column, truth in enumerate(planes[0]):
+        _draw_borders(figure.add_subplot(grid[0, column]), truth, [volume[column] for volume in planes[1:]])
     save_figure(figure, path)
+
+
+def _draw_borders(axes: Axes, truth: Plane, others: Sequence[Plane]) -> None:
+    """The truth's tissue as an area, the others' borders as lines."""
+    axes.set_facecolor(BACKGROUND)
+    rows, cols = (np.arange(n) * step for n, step in zip(truth.image.shape, _steps(truth), strict=True))
+    axes.contourf(cols, rows, truth.image, levels=[BORDER_HU, np.inf], colors=[_TISSUE])
+    for plane, color in zip(others, COLORS, strict=False):
+        axes.contour(cols, rows, plane.image, levels=[BORDER_HU], colors=[color], linewidths=0.9, linestyles="solid")
+    axes.set(xlim=(0, truth.extent[1]), ylim=(truth.extent[0], 0), xticks=[], yticks=[], aspect="equal")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    caption(axes, f"{truth.name}   {truth.sides[0]} … {truth.sides[1]}")
 
 
 def _smooth_planes(hu: np.ndarray, spacing: float) -> list[Plane]:
