@@ -7,12 +7,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from progressive_cascade import load_geometry
 from progressive_cascade.cli import main
+from progressive_cascade.ct import read_ct
 from progressive_cascade.io import save_nifti
 from progressive_cascade.networks.uncertainty import UncertaintyHead
 from tests.support.commands import fails_with, load_image
@@ -33,6 +35,26 @@ def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_p
     image = load_image(tmp_path / "out" / "ct.nii.gz")
     assert image.get_data_dtype() == np.int16
     np.testing.assert_allclose(image.affine @ [15.5, 15.5, 15.5, 1], [*sidecar["geometry"]["isocenter"], 1], atol=1e-3)
+
+
+def test_reconstruct_writes_a_dicom_series_of_the_same_ct(
+    cascade: None, xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every voxel and its place are the NIfTI file's; an existing folder and a lone --keep-identity are refused."""
+    views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
+    common = ["reconstruct", *views, "--geometry", str(xrays / "geometry.json"), "--no-report", "--output"]
+    arguments = [*common, str(tmp_path / "ct.nii.gz"), "--dicom-output", str(tmp_path / "series")]
+    assert main(arguments) == 0
+    hu, affine = read_ct(tmp_path / "series")
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(hu, affine))
+    image = load_image(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(np.asarray(canonical.dataobj), np.asarray(image.dataobj))
+    np.testing.assert_allclose(canonical.affine, image.affine, atol=1e-3)
+    capsys.readouterr()
+    assert main([*common, str(tmp_path / "other.nii.gz"), "--dicom-output", str(tmp_path / "series")]) == 2
+    assert "series exists" in capsys.readouterr().err
+    assert main([*common, str(tmp_path / "other.nii.gz"), "--keep-identity"]) == 2
+    assert "must come with --dicom-output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [[], ["--portable"]])

@@ -26,6 +26,7 @@ WRITERS = {
 ATOMIC = {"atomic_path", "atomic_paths"}
 STAGED = {
     *("export/bundle.py:_write", "export/archive.py:write_zip", "export/archive.py:write_large_files"),
+    "export/dicom.py:write_dicom_series",
     *("export/programs.py:save_onnx", "export/programs.py:_strip_sources", "export/weights.py:_to_bytes"),
     "report/stills.py:_address",
 }

@@ -17,6 +17,7 @@ from progressive_cascade.cli.common import (
     check_output_file,
     select_device,
 )
+from progressive_cascade.cli.dicom import add_dicom_options, dicom_files, write_dicom
 from progressive_cascade.cli.folders import add_folder_options, run_folder
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned, add_radiograph_options, read_pair, stop_at_warnings
 from progressive_cascade.cli.report import build_case, page_path
@@ -88,12 +89,14 @@ def add_reconstruct(commands: Any) -> None:
     )
     add_radiograph_options(parser)
     add_folder_options(parser)
+    add_dicom_options(parser)
 
 
 def run_reconstruct(options: argparse.Namespace) -> int:
     """Reconstructs a pair, or every pair of a folder with one network; returns the exit code."""
     from progressive_cascade.inference.reconstruct import load_cascade
 
+    dicom_files(options)
     if options.input is not None:
         network = load_cascade(options.checkpoint, select_device(options.device))
         return run_folder(options, lambda one: reconstruct_pair(one, network))
@@ -134,6 +137,7 @@ def reconstruct_pair(options: argparse.Namespace, network: ProgressiveCascade) -
     files = {"output": options.output, "checkpoint": options.checkpoint}
     for path in write_reconstruction(result, pair.beam, **files, more=pair.record()):
         print(path)
+    write_dicom(result, options)
     if head is not None:
         write_uncertainty(result, pair.beam, head=head, output=options.uncertainty)
         print(options.uncertainty)
@@ -183,6 +187,7 @@ def _check_files(options: argparse.Namespace, page: Path | None) -> None:
             "--output": companions(options.output),
             "--uncertainty": [] if options.uncertainty is None else [options.uncertainty],
             "--report": [] if page is None else [page],
+            "--dicom-output": dicom_files(options),
         },
         overwrite=options.overwrite,
     )

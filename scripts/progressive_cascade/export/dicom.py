@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reconstruction as a DICOM CT series, which viewers and archives of a hospital open.
+
+The series says that it is derived and for research; it names nobody unless that is asked for. The same inputs give the
+same UIDs, so that an archive that gets a series twice keeps it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.paths import staged_folder
+
+DESCRIPTION = "CT estimated from 2 radiographs - RESEARCH ONLY"
+"""SeriesDescription."""
+_IDENTITY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+_DERIVATION = "Estimated by a neural network from two radiographs; not measured, not for diagnosis"
+
+
+def write_dicom_series(
+    hu: np.ndarray,
+    affine: np.ndarray,
+    folder: str | os.PathLike[str],
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    keep_identity: bool = False,
+) -> list[Path]:
+    """Writes a volume as axial slices, one file each, all or none.
+
+    Args:
+        hu: int16 array (x, y, z) [HU].
+        affine: 4x4, voxel index to RAS mm; its axes run along the world's.
+        folder: receives ``IM0001.dcm`` and so on, from the feet up.
+        sources: files of the radiographs; those that are DICOM are referred to.
+        keep_identity: copy patient, study and accession of the first DICOM source; otherwise the patient is a hash
+            of the images.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: where the folder cannot be written, there is no identity to keep, or the radiographs are of two
+            patients.
+    """
+    headers = [header for path in sources if (header := _read_header(Path(path))) is not None]
+    seed = hashlib.sha256(np.ascontiguousarray(hu).tobytes() + np.asarray(affine, dtype=np.float64).tobytes())
+    for header in headers:
+        seed.update(str(header.SOPInstanceUID).encode())
+    common = _common(headers, seed.hexdigest(), keep_identity=keep_identity)
+    voxels, axes = _to_lps(hu, affine)
+    names = [f"IM{number + 1:04d}.dcm" for number in range(voxels.shape[2])]
+    with staged_folder(folder) as stage:
+        for number, name in enumerate(names):
+            _slice(common, voxels, axes, number, seed.hexdigest()).save_as(stage / name, enforce_file_format=True)
+    return [Path(folder) / name for name in names]
+
+
+def _read_header(path: Path) -> Any:
+    """The header of a DICOM file, None for any other."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = dcmread(path, stop_before_pixels=True)
+    except (InvalidDicomError, OSError):
+        return None
+    return header if "SOPInstanceUID" in header else None
+
+
+def _to_lps(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Axes turned to run to the patient's left, back and head, as axial slices are stored; the affine in LPS."""
+    target = nib.orientations.axcodes2ornt(("L", "P", "S"))
+    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), target)
+    turned = nib.orientations.apply_orientation(hu, turn)
+    ras = affine @ nib.orientations.inv_ornt_aff(turn, hu.shape)
+    return turned, np.diag([-1.0, -1.0, 1.0, 1.0]) @ ras
+
+
+def _uid(seed: str, what: str) -> str:
+    """A UID of the root for UUIDs (PS3.5 B.2), the same for the same seed."""
+    return f"2.25.{int(hashlib.sha256(f'{seed} {what}'.encode()).hexdigest()[:31], 16)}"
+
+
+def _common(headers: Sequence[Any], seed: str, *, keep_identity: bool) -> Any:
+    """What all slices say: patient, study, series, equipment, derivation."""
+    from pydicom import Dataset
+
+    from progressive_cascade import __version__
+
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    anonymous = f"ANON-{seed[:12].upper()}"
+    values: dict[str, Any] = dict.fromkeys(_IDENTITY, "")
+    values.update(PatientName=anonymous, PatientID=anonymous, StudyInstanceUID=_uid(seed, "study"), StudyID="1")
+    if keep_identity:
+        values.update(_identity(headers))
+    for name, value in values.items():
+        setattr(ds, name, value)
+    if not keep_identity:
+        ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "written without identity"
+    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "CT", _uid(seed, "series"), 9001
+    ds.BodyPartExamined = "CHEST"
+    ds.SeriesDescription, ds.PatientPosition = DESCRIPTION, ""
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = _uid(seed, "frame of reference"), ""
+    ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = "progressive-cascade", "cascade", __version__
+    ds.SOPClassUID, ds.ImageType = "1.2.840.10008.5.1.4.1.1.2", ["DERIVED", "SECONDARY", "AXIAL"]
+    ds.DerivationDescription = _DERIVATION
+    ds.DerivationCodeSequence = [_code("TWOVIEW", "99PCASCADE", "CT estimated from two radiographs")]
+    if headers:
+        ds.SourceImageSequence = [_reference(header) for header in headers]
+    ds.BurnedInAnnotation, ds.KVP, ds.AcquisitionNumber = "NO", None, None
+    return ds
+
+
+def _identity(headers: Sequence[Any]) -> dict[str, Any]:
+    if not headers:
+        raise UserError("--keep-identity must come with DICOM radiographs, none of these is")
+    patients = {str(header.get("PatientID", "")) for header in headers}
+    if len(patients) > 1:
+        raise UserError(f"--keep-identity must come with radiographs of one patient, got {len(patients)} PatientIDs")
+    return {name: headers[0].get(name, "") for name in _IDENTITY if headers[0].get(name)}
+
+
+def _reference(header: Any) -> Any:
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    item.PurposeOfReferenceCodeSequence = [_code("121322", "DCM", "Source image for image processing operation")]
+    return item
+
+
+def _code(value: str, scheme: str, meaning: str) -> Any:
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def _slice(common: Any, voxels: np.ndarray, axes: np.ndarray, number: int, seed: str) -> Any:
+    """One axial slice as a file."""
+    from pydicom import FileDataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    ds = FileDataset("", common, file_meta=meta, preamble=bytes(128))
+    uid = UID(_uid(seed, f"slice {number}"))
+    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid
+    meta.MediaStorageSOPClassUID = UID(ds.SOPClassUID)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    spacing = np.linalg.norm(axes[:3, :3], axis=0)
+    place = axes @ [0, 0, number, 1]
+    ds.InstanceNumber = number + 1
+    ds.ImagePositionPatient = [_number(value) for value in place[:3]]
+    ds.ImageOrientationPatient = [_number(value) for value in (axes[:3, :2] / spacing[:2]).T.ravel()]
+    ds.PixelSpacing = [_number(spacing[1]), _number(spacing[0])]
+    ds.SliceThickness = ds.SpacingBetweenSlices = _number(spacing[2])
+    ds.SliceLocation = _number(place[2])
+    ds.Rows, ds.Columns = voxels.shape[1], voxels.shape[0]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
+    ds.WindowCenter, ds.WindowWidth = [-600, 40], [1500, 400]
+    ds.PixelData = np.ascontiguousarray(voxels[:, :, number].T, dtype="<i2").tobytes()
+    return ds
+
+
+def _number(value: float) -> str:
+    """A decimal string of at most 16 characters."""
+    return f"{value + 0.0:.10g}"[:16]
