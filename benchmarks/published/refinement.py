@@ -65,7 +65,10 @@ def trust_table(report: Mapping[str, Any]) -> list[str]:
 def later_stages_table(report: Mapping[str, Any]) -> list[str]:
     """What stages 2 and 3 add to stage 1, interpolated to 256³, unrefined and refined; calibrated radiographs."""
     lines = ["| cases | stage 1 alone, off → on | all stages, off → on | they add, off → on |", "|---|---|---|---|"]
-    for kind, pairs in _by_kind(report, "on", "calibrated"):
+    for kind, every in _by_kind(report, "on", "calibrated"):
+        pairs = [pair for pair in every if all("stage_1_psnr" in row for row in pair)]
+        if not pairs:
+            continue
         coarse = [fmean(row["stage_1_psnr"] for row in rows) for rows in zip(*pairs, strict=True)]
         final = [fmean(_score(row, "psnr") for row in rows) for rows in zip(*pairs, strict=True)]
         added = " → ".join(f"{last - first:+.2f}" for first, last in zip(coarse, final, strict=True))
