@@ -5,6 +5,7 @@
     python benchmarks/projector.py --quick            # 64³ alone, a minute or two
     python benchmarks/projector.py --rows ours rtk --grids 256
     python benchmarks/projector.py --device cuda
+    python benchmarks/projector.py --paired --threads 1    # against itk-rtk alone, also on a machine that is not idle
 
 A thorax of 401 ellipsoids in a cube of 358.4 mm, voxelised with 4³ samples per voxel, is projected from a source 700 mm
 from the isocenter onto a detector of 716.8 mm, 1020 mm from the source, with twice the volume's pixels. The truth is
@@ -27,13 +28,17 @@ from typing import Any
 
 import torch
 
+from progressive_cascade.io import atomic_path, save_json
 from projectors.agreement import agree_with_rtk, batch_equals_single_calls
 from projectors.ellipsoids import cached, thorax
 from projectors.measure import geometry, machine, measure
+from projectors.paired import compare_with_rtk, paired_table
 from projectors.peers import BUILDERS
 from projectors.tables import add_ratios, markdown
 
 GRIDS = (64, 128, 256, 512)
+# Processor time that pairs of a grid and set of views take.
+_PAIRED_SECONDS = 16.0
 VIEWS = ("pa,left_lateral", "lao30_cranial15,lao45")
 PROTOCOL = (
     "401 ellipsoids, 358.4 mm, 4³ samples per voxel; source_to_isocenter 700 mm, source_to_detector 1020 mm, detector "
@@ -101,6 +106,18 @@ def _write(report: dict[str, Any], output: Path) -> None:
     output.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
 
 
+def write_pairs(options: argparse.Namespace) -> None:
+    """Ours against itk-rtk by turns: ``projector_rtk.json`` and its table."""
+    report: dict[str, Any] = {"machine": machine("cpu", options.threads), "rows": []}
+    output = options.output.with_name("projector_rtk.json")
+    for row in compare_with_rtk(options.grids, options.views, seconds=_PAIRED_SECONDS, threads=options.threads):
+        report["rows"].append(row)
+        save_json(report, output)
+        with atomic_path(output.with_suffix(".md")) as temporary:
+            temporary.write_text("\n".join(paired_table(report)) + "\n", encoding="utf-8")
+    print("\n".join(paired_table(report)))
+
+
 def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +125,7 @@ def parse_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--grids", type=int, nargs="+", help=f"voxels a side, default {GRIDS}")
     parser.add_argument("--views", nargs="+", default=VIEWS, help=f"sets of views, default {' '.join(VIEWS)}")
     parser.add_argument("--repeats", type=int, help="timed runs after one to warm up; fewer where a run takes long")
+    parser.add_argument("--paired", action="store_true", help="ours and itk-rtk by turns, in processor time")
     parser.add_argument("--quick", action="store_true", help="64³ alone, three repeats")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of every row")
@@ -133,6 +151,9 @@ def main() -> None:
     options = parse_options()
     if options.job is not None:
         print(json.dumps(measure(options.job)))
+        return
+    if options.paired:
+        write_pairs(options)
         return
     memory = "MiB f, f+b"
     print(f"{'case':46s}{'forward s':>10s}{'f+b s':>10s}{memory:>14s}    error  adjoint   × ours f, f+b")

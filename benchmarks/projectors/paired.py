@@ -8,7 +8,7 @@ pairs is what counts, and the quartiles say how sure it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,35 @@ def compare_with_rtk(
             for step in _STEPS:
                 row[step] = _pairs(getattr(ours, step), getattr(rtk, step), seconds / len(_STEPS))
             yield row
+
+
+def paired_table(report: Mapping[str, Any]) -> list[str]:
+    """The rows as Markdown.
+
+    Args:
+        report: ``machine`` and ``rows``.
+
+    Returns:
+        Lines.
+    """
+    machine = report["machine"]
+    lines = [
+        f"{machine['processor']}, threads: {machine['threads']}, torch {machine['torch']}: ours and itk-rtk's Joseph "
+        "by turns in one process,",
+        "processor time; medians, in brackets the quartiles of the ratio.",
+        "",
+        "| case | forward ms, ours / RTK | RTK over ours | f+b ms, ours / RTK | RTK over ours |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [f"{row['grid']}³ to {2 * row['grid']}², {row['views'].replace(',', ' and ')}"]
+        for step in _STEPS:
+            part = row[step]
+            low, high = part["quartiles"]
+            cells.append(f"{1e3 * part['ours_cpu_s']:.3g} / {1e3 * part['rtk_cpu_s']:.3g}")
+            cells.append(f"{part['ratio']:.2f} [{low:.2f}, {high:.2f}]")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _pairs(ours: Callable[[], Any], theirs: Callable[[], Any], seconds: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def _ellipsoids(seed: int) -> Ellipsoids:
 
 def _job(row: str, views: str, grid: int = 16) -> dict:
     beam, affine = measure.geometry(grid, tuple(views.split(",")))
-    volume, truth = cached(thorax(), beam, (grid,) * 3, affine)
+    volume, truth = cached(thorax(), beam, (grid, grid, grid), affine)
     job = {"row": row, "grid": grid, "views": views.split(","), "device": "cpu", "repeats": 1}
     return job | {"threads": torch.get_num_threads(), "volume": str(volume), "truth": str(truth)}
 
@@ -79,7 +80,7 @@ def test_voxelise_is_the_mean_of_its_samples():
     inside = [
         np.linalg.norm((points - c) @ m.T, axis=-1) <= 1 for c, m in zip(phantom.centers, phantom.matrices, strict=True)
     ]
-    samples = sum(mu * part for mu, part in zip(phantom.mu, inside, strict=True))
+    samples = np.sum([mu * part for mu, part in zip(phantom.mu, inside, strict=True)], axis=0)
     expected = samples.reshape(9, 4, 8, 4, 7, 4).mean(axis=(1, 3, 5))
     np.testing.assert_allclose(voxelise(phantom, shape, affine), expected, atol=1e-7)
 
@@ -91,7 +92,7 @@ def test_thorax_is_seeded_and_physical():
     assert len(phantom.mu) == 401
     reach = np.linalg.norm(np.linalg.inv(phantom.matrices), axis=2)
     assert (np.abs(phantom.centers) + reach < EXTENT / 2).all()
-    assert voxelise(phantom, (48,) * 3, volume_affine((48,) * 3, EXTENT / 48)).min() >= -1e-7
+    assert voxelise(phantom, (48, 48, 48), volume_affine((48, 48, 48), EXTENT / 48)).min() >= -1e-7
 
 
 @pytest.mark.parametrize("views", projector.VIEWS)
@@ -138,6 +139,21 @@ def test_script_writes_json_and_table(tmp_path):
     assert [row["row"] for row in rows] == ["ours", "ours-torch"]
     assert rows[0]["forward_ratio"] == 1
     assert output.with_suffix(".md").read_text().count("\n| ours") == 2
+
+
+def test_pairs_write_json_and_table(tmp_path, monkeypatch, capsys):
+    """Both projectors by turns, each ratio with its quartiles, on a grid that takes no time."""
+    if not [found for found in distributions() if found.name == "itk-rtk"]:
+        pytest.skip("itk-rtk is not installed")
+    monkeypatch.setattr(projector, "_PAIRED_SECONDS", 0.0)
+    threads = torch.get_num_threads()
+    options = ["--paired", "--grids", "16", "--views", "pa", "--threads", str(threads)]
+    projector.write_pairs(projector.parse_options([*options, "--output", str(tmp_path / "projector.json")]))
+    (row,) = json.loads((tmp_path / "projector_rtk.json").read_text())["rows"]
+    for step in ("forward", "forward_backward"):
+        low, high = row[step]["quartiles"]
+        assert 0 < low <= row[step]["ratio"] <= high and row[step]["pairs"] == 3
+    assert "| 16³ to 32², pa |" in (tmp_path / "projector_rtk.md").read_text() == capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

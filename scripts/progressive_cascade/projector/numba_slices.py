@@ -80,7 +80,7 @@ def sum_slices(volume, slow, fast, distance_driven, out, low, high):
             if j > rows:
                 continue
             upper = slow_fraction[i]
-            lower = 1 - upper
+            lower = volume.dtype.type(1) - upper
             below = stretched[j, left:right]
             above = stretched[j + 1, left:right]
             row = out[low + i, left:right]
@@ -115,7 +115,7 @@ def spread_slices(volume, slow, fast, distance_driven, values, low, high):
             upper = slow_fraction[i]
             given = values[i, left:right]
             if low <= j < high:
-                lower = 1 - upper
+                lower = volume.dtype.type(1) - upper
                 row = smeared[j - low, left:right]
                 for p in range(right - left):
                     row[p] += lower * given[p]
