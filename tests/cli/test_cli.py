@@ -167,7 +167,7 @@ def test_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(options: argparse.Namespace) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("progressive_cascade.cli.simulation.run_phantom", broken)
+    monkeypatch.setattr("progressive_cascade.cli.phantom.run_phantom", broken)
     with pytest.raises(KeyError):
         main(["phantom", "--seed", "1", "--output", "a.nii.gz"])
 

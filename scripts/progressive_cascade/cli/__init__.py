@@ -34,7 +34,17 @@ CT is in HU, lengths in mm, radiographs are line integrals of mu (no unit). Ever
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     from progressive_cascade import __version__
-    from progressive_cascade.cli import dataset, demo, evaluation, export, reconstruction, report, simulation, training
+    from progressive_cascade.cli import (
+        dataset,
+        demo,
+        evaluation,
+        export,
+        phantom,
+        reconstruction,
+        report,
+        simulation,
+        training,
+    )
 
     parser = Parser(
         prog="progressive-cascade",
@@ -46,7 +56,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     demo.add_check(commands)
     demo.add_demo(commands)
-    simulation.add_phantom(commands)
+    phantom.add_phantom(commands)
     simulation.add_simulate(commands)
     reconstruction.add_reconstruct(commands)
     report.add_report(commands)

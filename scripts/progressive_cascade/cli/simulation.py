@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`phantom` and `simulate`: a patient who does not exist, and the X-rays of a CT."""
+"""`simulate`: the X-rays of a CT."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from progressive_cascade.cli.common import (
     add_overwrite,
     add_preset,
     amount,
-    check_output_file,
     check_output_folder,
     natural,
-    positive,
     positive_amount,
 )
 from progressive_cascade.cli.xrays import folder_files, write_xrays
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry
+from progressive_cascade.geometry import ConeBeam, load_geometry
 from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
@@ -30,48 +28,6 @@ if TYPE_CHECKING:
     from progressive_cascade.physics import Exposure
 
 NIFTI = (".nii", ".nii.gz")
-_CUBE_MM = VOLUME_SHAPE[0] * VOXEL_SIZE
-
-
-def add_phantom(commands: Any) -> None:
-    """Adds `phantom`."""
-    text = """
-    Write the CT of a simulated patient.
-
-    A seed is a patient: the same seed gives the same thorax on every grid. The CT is int16 in HU on a cube of
-    358.4 mm, RAS, so that 256 voxels are 1.4 mm wide.
-
-    example:
-      progressive-cascade phantom --seed 7 --output ct.nii.gz --labels labels.nii.gz
-    """
-    parser = add_command(commands, "phantom", run=run_phantom, text=text)
-    parser.add_argument("--seed", type=natural, required=True, metavar="N", help="which patient: 0 or more")
-    parser.add_argument("--output", type=Path, required=True, metavar="CT", help="CT to write, .nii.gz")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="also write the anatomy's label map, .nii.gz")
-    parser.add_argument("--size", type=positive, default=256, metavar="N", help="voxels per axis (default: 256)")
-    add_overwrite(parser)
-
-
-def run_phantom(options: argparse.Namespace) -> None:
-    """Writes the CT, and the label map where it is asked for."""
-    from progressive_cascade.io import atomic_paths, save_nifti
-    from progressive_cascade.phantom import generate_phantom
-
-    check_output_file(options.output, NIFTI)
-    if options.labels is not None:
-        check_output_file(options.labels, NIFTI, "--labels")
-    labels = [] if options.labels is None else [options.labels]
-    check_files(reads={}, writes={"--output": [options.output], "--labels": labels}, overwrite=options.overwrite)
-    size = options.size
-    if not 8 <= size <= 1024:
-        raise UserError(f"--size must be between 8 and 1024 voxels, got {size}")
-    phantom = generate_phantom(options.seed, shape=(size, size, size), spacing=_CUBE_MM / size)
-    with atomic_paths(options.output, *labels) as temporaries:
-        for volume, path in zip((phantom.hu, phantom.labels), temporaries, strict=False):
-            save_nifti(volume, phantom.affine, path)
-    print(f"CT of patient {options.seed}: {options.output}")
-    if labels:
-        print(f"labels: {options.labels}")
 
 
 def add_simulate(commands: Any) -> None:

@@ -13,6 +13,7 @@ from progressive_cascade.phantom import organs
 from progressive_cascade.phantom.cage import smooth_max, smooth_min
 from progressive_cascade.phantom.labels import LABELS
 from progressive_cascade.phantom.mediastinum import Mediastinum, tubes_of
+from progressive_cascade.phantom.outline import add_limbs, press_back, uneven_fat
 from progressive_cascade.phantom.patient import Profile
 from progressive_cascade.phantom.raster import Layer
 from progressive_cascade.phantom.scene import Scene
@@ -27,18 +28,20 @@ _TREE_DEPTH = 10  # forks from the hilum to the finest vessel: 1024 tips in each
 def paint_body(scene: Scene) -> None:
     """Skin, fat, muscles and breasts, and the space inside the rib cage."""
     frame = scene.frame
-    muscle = organs.muscle_field(frame)
-    body = muscle - organs.fat_thickness(frame)
+    muscle = add_limbs(frame, organs.muscle_field(frame))
+    body = muscle - uneven_fat(frame, organs.fat_thickness(frame))
     fat = scene.tissue(-103.0, 5.0)
     layers = [Layer(15.0, LABELS["skin"]), Layer(fat, LABELS["fat"], offset=_SKIN)]
     if frame.patient.female:
         skin, gland = organs.breast_fields(frame)
         body = smooth_min(body, skin, 24.0)
+        body, muscle = press_back(frame, body, muscle)
         scene.canvas.paint_field(body, layers)
         scene.canvas.paint_field(
             gland + 5 * scene.blotches, [Layer(-15 + 35 * scene.texture.clamp(-1.5, 1.5), LABELS["breast"])]
         )
     else:
+        body, muscle = press_back(frame, body, muscle)
         scene.canvas.paint_field(body, layers)
     wall = frame.cage.distance(frame.lattice, frame.x, frame.y, frame.z)
     flesh = [Layer(52 - 45 * torch.sigmoid(4 * (scene.blotches - 1.3)) + 5 * scene.texture, LABELS["muscle"])]
@@ -70,6 +73,12 @@ def paint_abdomen(scene: Scene) -> None:
     p = frame.patient
     above = organs.diaphragm_field(frame)
     under = smooth_max(scene.fields["cage"] + 1.0, frame.lattice.distance(above) + 2.0, 4.0)
+    if p.outline.belly:
+        low = frame.z - (p.dome_right - 70)
+        wall = 12.0 + 0.1 * p.fat_side
+        under = smooth_min(
+            under, smooth_max(smooth_max(scene.fields["muscle"] + wall, low, 20.0), -frame.y, 20.0), 10.0
+        )
     bowel = -95 + 130 * torch.sigmoid(4 * (scene.blotches - 0.2)) + 6 * scene.texture
     canvas.paint_field(scene.fields["cage"] + 1.0, [Layer(scene.tissue(-90.0, 6.0), LABELS["mediastinum"])])
     canvas.paint_field(under - 2.0, [Layer(48.0, LABELS["muscle"]), Layer(bowel, LABELS["abdomen"], offset=3.0)])
@@ -102,9 +111,10 @@ def _mediastinum_field(scene: Scene, layout: Mediastinum, heart: Tensor) -> Tens
     carina_z = float(layout.bronchi[1][0, 2])
     half = Profile([carina_z - 60, carina_z - 20, carina_z + 30, p.apex - 15, p.apex + 10], [8, 13, 14, 16, 24], 8.0)
     front = ((frame.y - float(layout.trachea[-1, 1]) - 25) / 25).clamp(0.0, 1.0)
-    slab = frame.x.abs() - half(frame.z) * (1 - 0.7 * front)
+    fat = p.disease.mediastinal_fat
+    slab = frame.x.abs() - (half(frame.z) + fat) * (1 - 0.7 * front)
     field = smooth_min(smooth_min(spine, behind, 6.0), slab, 8.0)
-    field = smooth_min(field, heart - 3.0, 8.0)
+    field = smooth_min(field, heart - 3.0 - fat, 8.0)
     margin = 2.5
     a = layout.aorta
     for i in range(1, len(a) - 2):

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
-from progressive_cascade.phantom import bones, chest, lesions
+from progressive_cascade.phantom import bones, chest, diseases, lesions
 from progressive_cascade.phantom.mediastinum import lay_out_mediastinum
 from progressive_cascade.phantom.organs import heart_center, make_frame
-from progressive_cascade.phantom.patient import draw_patient
+from progressive_cascade.phantom.patient import Patient
+from progressive_cascade.phantom.population import parse_population
 from progressive_cascade.phantom.raster import Canvas
+from progressive_cascade.phantom.scan import crop_to_scan
 from progressive_cascade.phantom.scene import Scene
 
 _MIN_SIZE = 8
@@ -35,7 +37,13 @@ class Phantom:
     affine: np.ndarray
 
 
-def generate_phantom(seed: int, *, shape: tuple[int, int, int] = VOLUME_SHAPE, spacing: float = VOXEL_SIZE) -> Phantom:
+def generate_phantom(
+    seed: int,
+    *,
+    shape: tuple[int, int, int] = VOLUME_SHAPE,
+    spacing: float = VOXEL_SIZE,
+    population: str = "basic",
+) -> Phantom:
     """Simulate the CT of one of any number of different patients.
 
     The seed decides on the patient alone: 128³ at 2.8 mm shows the same one as 256³ at 1.4 mm, with edges
@@ -45,12 +53,14 @@ def generate_phantom(seed: int, *, shape: tuple[int, int, int] = VOLUME_SHAPE, s
         seed: which patient, 0 or more.
         shape: voxels (x, y, z), at least 8 each.
         spacing: isotropic voxel size [mm].
+        population: what the patient is drawn from, see :func:`.population.parse_population`: `basic` (the shipped
+            weights' own) or `clinical`.
 
     Returns:
         HU, labels and affine.
 
     Raises:
-        TypeError: if `seed` or `shape` are not whole numbers, or `spacing` is not a number.
+        TypeError: if `seed` or `shape` are not whole numbers, `spacing` is not a number or `population` not a name.
         ValueError: if one of them is out of range.
 
     Example:
@@ -59,24 +69,34 @@ def generate_phantom(seed: int, *, shape: tuple[int, int, int] = VOLUME_SHAPE, s
         ((32, 32, 32), 'int16')
     """
     seed, shape, spacing = _parse_seed(seed), _parse_shape(shape), _parse_spacing(spacing)
+    people = parse_population(population)
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(6)]
-    patient = draw_patient(streams[0])
+    patient = people.draw(streams[0], seed)
+    canvas = Canvas(shape, spacing)
     with torch.no_grad():
-        canvas = Canvas(shape, spacing)
-        frame = make_frame(patient, canvas.lattice)
-        texture, blotches = (canvas.lattice.noise(s, passes=n) for s, n in zip(streams[1:3], (1, 5), strict=True))
-        layout = lay_out_mediastinum(frame.cage, heart_center(frame))
-        scene = Scene(canvas, frame, texture=texture, blotches=blotches, layout=layout)
-        chest.paint_body(scene)
-        chest.paint_abdomen(scene)
-        chest.paint_lungs(scene)
-        chest.paint_mediastinum(scene)
-        bones.paint_bones(scene)
-        chest.paint_trees(scene, streams[3])
-        lesions.paint_lesions(scene, streams[4])
-        lesions.paint_device(scene, streams[5])
+        _paint(canvas, patient, streams[1:])
         hu = canvas.hu.round_().clamp_(-1024, 3071).to(torch.int16).numpy()
     return Phantom(hu, canvas.labels.numpy(), volume_affine(shape, spacing))
+
+
+def _paint(canvas: Canvas, patient: Patient, streams: list[np.random.Generator]) -> None:
+    """The patient, from the skin inwards; what lies within something is painted after it."""
+    frame = make_frame(patient, canvas.lattice)
+    texture, blotches = (canvas.lattice.noise(s, passes=n) for s, n in zip(streams[:2], (1, 5), strict=True))
+    layout = lay_out_mediastinum(frame.cage, heart_center(frame))
+    scene = Scene(canvas, frame, texture=texture, blotches=blotches, layout=layout)
+    chest.paint_body(scene)
+    chest.paint_abdomen(scene)
+    chest.paint_lungs(scene)
+    chest.paint_mediastinum(scene)
+    diseases.paint_bowel_gas(scene)
+    bones.paint_bones(scene)
+    chest.paint_trees(scene, streams[2])
+    lesions.paint_lesions(scene, streams[3])
+    diseases.paint_diseases(scene)
+    diseases.paint_rods(scene)
+    lesions.paint_device(scene, streams[4])
+    crop_to_scan(canvas, patient.scan)
 
 
 def _parse_whole(value: object, name: str) -> int:

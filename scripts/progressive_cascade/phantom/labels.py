@@ -35,6 +35,9 @@ _NAMES = (
     "lesion",
     "effusion",
     "device",
+    "consolidation",
+    "pneumothorax",
+    "bowel_gas",
 )
 
 LABELS: dict[str, int] = {name: value for value, name in enumerate(_NAMES, start=1)}

@@ -61,18 +61,20 @@ def muscle_field(frame: Frame) -> Tensor:
     base = p.apex - 12 * p.vertebra_step
     knots = np.array([base - 60, base, p.apex - 60, p.apex - 25, p.apex + 8, p.apex + 34, p.apex + 60, p.apex + 130])
     side = np.array([0.93 * reach, 0.98 * reach, reach + 3, reach + 5, 122 * p.shoulder, 82, 62, 60])
-    if p.arms_up:
+    side[:2] *= 1 - p.outline.waist
+    if p.arms_up and p.outline.arms is None:
         side[4:6] += (14, 10)
     heights = np.arange(-300.0, 300.0, 10.0)
     neck = np.clip((heights - p.apex - 20) / 50, 0, 1)
     ahead = frame.cage.front.at(heights) + np.interp(heights, knots, [12, 16, 20, 22, 26, 30, 30, 30])
+    ahead = ahead + p.outline.belly * np.clip((p.dome_right - 25 - heights) / 110, 0, 1)
     behind = frame.cage.back.at(heights) - np.interp(heights, knots, [28, 28, 29, 29, 30, 28, 26, 26])
     spine = cage.spine.at(heights)
     ahead = ahead + neck * (np.maximum(spine + 56, ahead - 12) - ahead)
     behind = behind + neck * (spine - 58 - behind)
     width, front, back = Profile(knots, side, 12.0), Profile(heights, ahead, 8.0), Profile(heights, behind, 8.0)
     f, b, w = front(frame.z), back(frame.z), width(frame.z)
-    power = 2.8
+    power = 2.8 + p.outline.boxiness
     level = (frame.x / w).abs() ** power + ((frame.y - 0.5 * (f + b)) / (0.5 * (f - b))).abs() ** power
     field = frame.lattice.distance(level.clamp_min(1e-6) ** (1 / power) - 1)
     for sign in (1.0, -1.0):
@@ -88,7 +90,7 @@ def muscle_field(frame: Frame) -> Tensor:
             ),
             14.0,
         )
-        if p.arms_up:
+        if p.arms_up and p.outline.arms is None:
             joint = np.array([sign * (reach - 8), -22.0, p.apex - 30])
             hand = np.array([sign * (reach + 34), -2.0, p.apex + 150])
             field = smooth_min(field, capsule(frame, joint, hand, 40.0), 25.0)
@@ -114,7 +116,8 @@ def breast_fields(frame: Frame) -> tuple[Tensor, Tensor]:
     radii = np.array([60.0, 30.0 * p.breast + 12, 56.0]) * (0.75 + 0.25 * p.breast)
     pairs = []
     for sign in (1.0, -1.0):
-        center = np.array([sign * 0.6 * p.cage_width, p.cage_front - 2, height])
+        aside = sign * (0.6 * p.cage_width + p.outline.breast_aside)
+        center = np.array([aside, p.cage_front - 2 - 0.5 * p.outline.breast_aside, height - p.outline.breast_drop])
         outer = ellipsoid(frame, center + np.array([0, 6, -5]), radii)
         inner = ellipsoid(frame, center + np.array([0, 10 + 6 * p.breast, -5]), radii * (0.55, 0.6, 0.55))
         pairs.append((outer, inner))
@@ -127,10 +130,12 @@ def diaphragm_field(frame: Frame) -> Tensor:
     width = 0.5 * p.cage_width
     front, back = cage.front(frame.z), cage.back(frame.z)
     depth, center = 0.56 * (front - back), 0.5 * (front + back) + 6
-    tilt = (0.16 * (frame.y - center)).clamp(-22.0, 22.0)  # the recess behind is deeper than the one in front
     surface = torch.full_like(frame.x, -1e3)
-    for sign, top in ((1.0, p.dome_right), (-1.0, p.dome_left)):
-        across = (sign * frame.x - width) / width
+    shape = p.diaphragm
+    for index, (sign, top) in enumerate(((1.0, p.dome_right), (-1.0, p.dome_left))):
+        # The recess behind is deeper than the one in front.
+        tilt = (shape.recess[index] * (frame.y - center)).clamp(-22.0, 22.0)
+        across = (sign * frame.x - width * (1 + shape.peak[index])) / (width * shape.spread[index])
         across = torch.where(across < 0, 0.62 * across, 0.97 * across)
         q = across**2 + ((frame.y - center) / depth) ** 2
         drop = 0.45 * q.clamp_max(1.0) + 0.55 * (1 - torch.sqrt((1 - q).clamp_min(0.0) + 0.02))
@@ -157,12 +162,13 @@ def heart_parts(frame: Frame) -> dict[str, Tensor]:
     side = np.cross(along, (0.0, 0.0, 1.0))
     side /= np.linalg.norm(side)
     axes = np.stack([along, side, np.cross(along, side)])
+    deep = np.array([1.0, p.heart_depth, p.heart_depth]) * s
     return {
         "left_ventricle": ellipsoid(
-            frame, base + 22 * s * along + np.array([-10, -6, 0]) * s, np.array([54, 36, 36]) * s, axes
+            frame, base + 22 * s * along + np.array([-10, -6, 0]) * s, np.array([54, 36, 36]) * deep, axes
         ),
         "right_ventricle": ellipsoid(
-            frame, base + 12 * s * along + np.array([10, 18, -8]) * s, np.array([50, 30, 30]) * s, axes
+            frame, base + 12 * s * along + np.array([10, 18, -8]) * s, np.array([50, 30, 30]) * deep, axes
         ),
         "right_atrium": ellipsoid(frame, base + np.array([38, 4, 2]) * s, np.array([23, 27, 33]) * s),
         "left_atrium": ellipsoid(frame, base + np.array([10, -30, 20]) * s, np.array([33, 21, 24]) * s),

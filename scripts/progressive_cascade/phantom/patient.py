@@ -41,6 +41,17 @@ class Profile:
         return np.asarray(np.interp(z, np.arange(_TABLE_SIZE) + _TABLE_LOW, self.table.numpy()))
 
 
+def rotation(degrees: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) about x, then y, then z by so many degrees."""
+    ax, ay, az = np.radians(degrees)
+    cx, cy, cz = np.cos([ax, ay, az])
+    sx, sy, sz = np.sin([ax, ay, az])
+    rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
 @dataclass(frozen=True)
 class Pose:
     """How the patient stands in the world: a lateral bend of the spine, then a rotation and a shift.
@@ -97,6 +108,103 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One arm.
+
+    Args:
+        raised: 0 beside the trunk to 180 beside the head [degrees].
+        forward: of the elbow [mm].
+        radius: of the upper arm, flesh alone [mm].
+    """
+
+    raised: float
+    forward: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What makes the skin differ from a smooth oval; all zero for the oval itself.
+
+    Args:
+        boxiness: added to the exponent of the super-ellipse of the muscles.
+        flank: fat that hangs at the sides, towards the back [mm].
+        belly: how far the front of the abdomen stands out [mm].
+        waist: share of its width that the trunk loses between chest and pelvis.
+        press: how far a table presses the back flat [mm].
+        fold: depth of the crease below the chest [mm].
+        waves: rows of wave vector x, y, z [1/mm], phase [rad] and amplitude [mm]: unevenness of the fat.
+        breast_aside: how far breasts fall to the sides [mm].
+        breast_drop: how far they hang [mm].
+        shoulder_radius: of the flesh between neck and shoulder [mm], 0 for none.
+        arms: right and left, None where :attr:`Patient.arms_up` says it all.
+    """
+
+    boxiness: float = 0.0
+    flank: float = 0.0
+    belly: float = 0.0
+    waist: float = 0.0
+    press: float = 0.0
+    fold: float = 0.0
+    waves: tuple[tuple[float, float, float, float, float], ...] = ()
+    breast_aside: float = 0.0
+    breast_drop: float = 0.0
+    shoulder_radius: float = 0.0
+    arms: tuple[Arm, Arm] | None = None
+
+
+@dataclass(frozen=True)
+class Diaphragm:
+    """What makes the two domes differ, right and left.
+
+    Args:
+        recess: slope of the dome towards the back.
+        peak: how far its top lies aside of the middle, as a share of the dome's half width.
+        spread: how wide the dome is against a schematic one.
+    """
+
+    recess: tuple[float, float] = (0.16, 0.16)
+    peak: tuple[float, float] = (0.0, 0.0)
+    spread: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Disease:
+    """Large findings in the chest, each for the right and the left lung; 0 for none [mm].
+
+    Args:
+        standing_fluid: effusion with a level, above the top of the dome.
+        collapse: thickness of the collapsed part of the lower lobe beside the spine.
+        lobe: consolidation of the lower (1) or upper (2) lobe.
+        resection: height of lung that surgery took from the top, filled with fluid and fat.
+        pneumothorax: width of the air in front of the lung.
+        mass: radius of a tumour, 0 for none, and where it lies: share of the way from the hilum to the wall.
+        mediastinal_fat: thickness of the fat around heart and vessels.
+    """
+
+    standing_fluid: tuple[float, float] = (0.0, 0.0)
+    collapse: tuple[float, float] = (0.0, 0.0)
+    lobe: tuple[int, int] = (0, 0)
+    resection: tuple[float, float] = (0.0, 0.0)
+    pneumothorax: tuple[float, float] = (0.0, 0.0)
+    mass: tuple[float, float] = (0.0, 0.0)
+    mediastinal_fat: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a CT scanner sees of the patient: world coordinates [mm], None where it sees everything.
+
+    Args:
+        ends: lowest and highest slice; beyond them they are repeated, as when a short CT is placed on the cube.
+        field: centre x, y and radius of the field of view; air beyond it.
+    """
+
+    ends: tuple[float, float] | None = None
+    field: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Patient:
     """Everything but the pose that shapes one patient; lengths in mm, positions in the patient's frame (RAS)."""
 
@@ -129,6 +237,13 @@ class Patient:
     liver_reach: float  # z of the liver's lowest tip
     tissue: Tissue
     findings: Findings
+    outline: Outline = Outline()
+    diaphragm: Diaphragm = Diaphragm()
+    disease: Disease = Disease()
+    scan: Scan = Scan()
+    bowel_gas: tuple[tuple[float, float, float, float], ...] = ()  # centre x, y, z below the domes, and radius
+    rods: bool = False  # metal beside the spine
+    heart_depth: float = 1.0  # of the ventricles across their axis, against a schematic heart
 
     @property
     def sternum_top(self) -> float:
@@ -150,96 +265,3 @@ class Patient:
         for i in range(4):
             heights[f"C{7 - i}"] = float(self.apex + self.vertebra_step * 0.8 * (i + 1))
         return heights
-
-
-def _rotation(degrees: np.ndarray) -> np.ndarray:
-    ax, ay, az = np.radians(degrees)
-    cx, cy, cz = np.cos([ax, ay, az])
-    sx, sy, sz = np.sin([ax, ay, az])
-    rx = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    ry = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    rz = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return rz @ ry @ rx
-
-
-def _draw_pose(rng: np.random.Generator) -> Pose:
-    return Pose(
-        rotation=_rotation(rng.uniform(-1, 1, 3) * (3.0, 1.5, 4.0)),
-        shift=rng.uniform(-1, 1, 3) * (6.0, 9.0, 8.0),
-        bend=float(abs(rng.normal(0, 3.5)) if rng.random() < 0.75 else rng.uniform(6, 12)),
-        bend_phase=float(rng.uniform(0, 2 * np.pi)),
-        bend_length=float(rng.uniform(280, 460)),
-    )
-
-
-def _draw_tissue(rng: np.random.Generator) -> Tissue:
-    return Tissue(
-        lung_hu=rng.uniform(-885, -800),
-        lung_gradient=rng.uniform(0.1, 0.7),
-        liver_hu=rng.uniform(50, 68) if rng.random() < 0.85 else rng.uniform(0, 35),
-        bone_density=rng.uniform(0.7, 1.3),
-        cartilage_hu=rng.uniform(85, 130) if rng.random() < 0.7 else rng.uniform(160, 320),
-    )
-
-
-def _draw_findings(rng: np.random.Generator) -> Findings:
-    fluid = [0.0, 0.0]
-    if rng.random() < 0.18:
-        fluid[int(rng.integers(2))] = rng.uniform(12, 55)
-    return Findings(
-        contrast=rng.uniform(60, 260) if rng.random() < 0.35 else 0.0,
-        emphysema=rng.uniform(0.4, 1.0) if rng.random() < 0.15 else 0.0,
-        nodules=int(rng.integers(1, 5)) if rng.random() < 0.35 else 0,
-        effusion=(fluid[0], fluid[1]),
-        consolidation=rng.uniform(18, 42) if rng.random() < 0.15 else 0.0,
-        device=str(rng.choice(["", "pacemaker", "port"], p=[0.88, 0.06, 0.06])),
-    )
-
-
-def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw one patient.
-
-    Args:
-        rng: where all the randomness comes from.
-    """
-    pose = _draw_pose(rng)
-    female = bool(rng.random() < 0.5)
-    habitus = rng.uniform(0, 1)  # 0 lean, 1 obese
-    width = rng.uniform(104, 121) if female else rng.uniform(110, 127)
-    depth = width * rng.uniform(1.22, 1.5)
-    wall = rng.uniform(15, 21) + (0 if female else 3)
-    # The chest has to fit a cube of 358 mm with a margin: fat fills what bone, muscle and bend leave of it.
-    fat_side = float(np.clip(3 + 30 * habitus + rng.normal(0, 2), 2.5, 156 - pose.bend - width - wall))
-    apex, step = rng.uniform(98, 126), rng.uniform(19.5, 24.0)
-    dome_right = apex - step * rng.uniform(7.4, 9.7)
-    return Patient(
-        pose=pose,
-        female=female,
-        cage_width=width,
-        cage_front=depth / 2,
-        cage_back=-depth / 2,
-        wall=wall,
-        fat_side=fat_side,
-        fat_front=fat_side * rng.uniform(0.9, 1.6),
-        fat_back=4 + fat_side * rng.uniform(0.5, 1.1),
-        breast=rng.uniform(0.55, 1.25) * (0.7 + 0.5 * habitus) if female else 0.0,
-        apex=apex,
-        vertebra_step=step,
-        kyphosis=rng.uniform(-6, 16),
-        rib_drop=rng.uniform(0.78, 1.2),
-        sternum_length=rng.uniform(150, 185) * (0.92 if female else 1.0),
-        shoulder=rng.uniform(0.9, 1.1),
-        arms_up=bool(rng.random() < 0.65),
-        dome_right=dome_right,
-        dome_left=dome_right - rng.uniform(2, 20) + (30 if rng.random() < 0.04 else 0),
-        dome_height=rng.uniform(60, 95),
-        heart_scale=rng.uniform(0.86, 1.1) * (rng.uniform(1.12, 1.32) if rng.random() < 0.15 else 1.0),
-        heart_tilt=rng.uniform(25, 50),
-        heart_shift=rng.uniform(-6, 8),
-        aorta_radius=rng.uniform(11.5, 15.5) * (1.25 if rng.random() < 0.08 else 1.0),
-        stomach_scale=rng.uniform(0.75, 1.25),
-        gas=rng.uniform(0.1, 0.9),
-        liver_reach=dome_right - rng.uniform(110, 180),
-        tissue=_draw_tissue(rng),
-        findings=_draw_findings(rng),
-    )

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from progressive_cascade.phantom.cage import Cage
+from progressive_cascade.phantom.outline import arm_points
+from progressive_cascade.phantom.patient import Patient
 from progressive_cascade.phantom.tubes import Tubes, join, resample, tube
 
 # How far each pair of ribs falls from the spine to the midline in front [mm]; where the bone ends (1: the midline).
@@ -97,6 +99,11 @@ def clavicles(cage: Cage) -> Tubes:
         x = np.array([0.17, 0.45, 0.75, 1.0]) * span * side
         y = front + np.array([6.0, 6.0, -16.0, -34.0])
         z = top + np.array([2.0, 8.0, 0.7 * lift, lift])
+        if p.outline.arms is not None:  # it ends above the joint
+            end = _shoulder_joint(cage, side) + np.array([side * 6.0, 14.0, 16.0])
+            share = np.array([0.0, 0.2, 0.65, 1.0])
+            x, y = x + share * (end[0] - x[-1]), y + share * (end[1] - y[-1])
+            z = z + share * (end[2] - z[-1])
         parts.append(tube(np.stack([x, y, z], 1), np.array([7.5, 5.0, 5.0, 6.0])))
     return join(parts)
 
@@ -108,7 +115,7 @@ def scapulae(cage: Cage) -> Tubes:
     top, length = p.apex - 8, 128.0 * p.shoulder
     turn = 0.07 if p.arms_up else 0.0
     for side in (1, -1):
-        joint = np.array([side * (p.cage_width + 10) * p.shoulder, -26.0, top - 14])
+        joint = _shoulder_joint(cage, side)
         for s in np.linspace(0, 1, 34):
             z = top - s * length
             inner = (0.30 + turn * s) * np.pi
@@ -129,8 +136,10 @@ def scapulae(cage: Cage) -> Tubes:
 
 
 def humeri(cage: Cage) -> Tubes:
-    """The raised upper arms, none where the arms are not in the picture."""
+    """The upper arms; in a patient without :attr:`Outline.arms` raised, or not in the picture."""
     p = cage.patient
+    if p.outline.arms is not None:
+        return join([_arm_bones(p, side) for side in (1, -1)])
     parts = []
     for side in (1, -1):
         head = np.array([side * ((p.cage_width + 10) * p.shoulder + 24), -18.0, p.apex - 12])
@@ -139,6 +148,25 @@ def humeri(cage: Cage) -> Tubes:
         radii = np.array([21.0, 14.0, 11.0, 11.0])
         parts.append(tube(np.stack([head, neck, 0.5 * (head + elbow), elbow]), radii, step=8.0))
     return join(parts) if p.arms_up else parts[0].shrunk(1e6)
+
+
+def _arm_bones(p: Patient, side: int) -> Tubes:
+    """Humerus, ulna and radius."""
+    joint, elbow, wrist = arm_points(p, side)
+    neck = joint + 0.2 * (elbow - joint)
+    humerus = tube(np.stack([joint, neck, 0.5 * (joint + elbow), elbow]), np.array([20.0, 13.0, 11.0, 15.0]), step=8.0)
+    apart = np.array([0.0, 9.0, 0.0])
+    forearm = [tube(np.stack([elbow + s * apart, wrist + s * apart]), 7.0, step=10.0) for s in (1, -1)]
+    return join([humerus, *forearm])
+
+
+def _shoulder_joint(cage: Cage, side: int) -> np.ndarray:
+    """Socket of the shoulder (3,) [mm]."""
+    p = cage.patient
+    if p.outline.arms is None:
+        return np.array([side * (p.cage_width + 10) * p.shoulder, -26.0, p.apex - 22])
+    joint = arm_points(p, side)[0]
+    return joint - np.array([side * 17.0, 4.0, 0.0])
 
 
 def vertebra_sizes(name: str) -> tuple[float, float]:
