@@ -75,6 +75,7 @@ def test_shipped_settings_pass(name: str) -> None:
         ("stage1", {"geometry": "chest"}, 'geometry must be a geometry .*, got "chest"'),
         ("stage1", {"loss_weights#l1": -1}, "loss_weights must be an object of numbers of at least 0"),
         ("stage1", {"epochs": "$1 / 0"}, r"epochs must be a value or an expression, got \"\$1 / 0\""),
+        ("stage1", {"train#named_handlers#mlflow": {"_target_": "MLFlowHandler"}}, "got mlflow: pip install mlflow"),
         ("stage1", {"num_phantoms": 0}, "num_phantoms must be at least 1 where there is no dataset_dir"),
         ("stage1", {"dataset_dir": "no/where"}, "dataset_dir must be a folder written by `prepare`, got no/where"),
         ("evaluate", {"dataset_dir": "no/where"}, "dataset_dir must be a folder written by `prepare`, got no/where"),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from progressive_cascade.cli import main
 from progressive_cascade.cli.training_runs import check_key, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError, did_you_mean
 from progressive_cascade.io import read_json, save_json
 from progressive_cascade.paths import bundle_root
+from progressive_cascade.training.plan import check_cases
 
 
 @pytest.fixture
@@ -107,3 +109,19 @@ def test_did_you_mean_is_silent_without_a_clue() -> None:
     """Close words are named; with many candidates and none close, nothing is."""
     assert did_you_mean("latreal", ["pa", "lateral"]) == "; did you mean lateral?"
     assert did_you_mean("zzz", [f"key{index}" for index in range(50)]) == ""
+
+
+def test_a_dry_run_opens_every_file_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps and disk by their arithmetic, nothing written; a file that is no image is named before anything starts."""
+    output = tmp_path / "out"
+    arguments = ["train", "--stages", "1", "--output", str(output), "--processes", "2", "--dry-run"]
+    assert main([*arguments, "--set", "num_phantoms=20", "--set", "epochs=3"]) == 0
+    told = capsys.readouterr().out
+    assert "0 CTs and 20 phantoms for training, 0 CTs and 8 phantoms for validation" in told
+    assert "steps: 3 epochs x 2 = 6, of 8 x 2 = 16 cases each" in told
+    assert "cache 28 cases x 128^3 voxels x 3 bytes = 0.18 GB" in told
+    assert not output.exists()
+    (tmp_path / "a.nii.gz").write_bytes(b"no image")
+    item = {"label": str(tmp_path / "a.nii.gz"), "valid": "", "case": "a", "patient": "p"}
+    with pytest.raises(UserError, match=r"a\.nii\.gz must be a readable NIfTI image"):
+        check_cases([item])

@@ -67,7 +67,9 @@ def add_train(commands: Any) -> None:
     )
     add_overwrite(parser)
     _add_resume(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="open every file, print command, steps and disk, and stop"
+    )
 
 
 def _add_resume(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +128,25 @@ def run_train(options: argparse.Namespace) -> None:
         )
     for run in runs:
         if options.dry_run:
-            print(shlex.join(run.command(num_processes)))
+            _tell_plan(run, root, num_processes)
             continue
         print(f"stage {run.stage}: {' + '.join(path.name for path in run.config_files)}", flush=True)
         _run_stage(run, root, num_processes, options.max_restarts)
+
+
+def _tell_plan(run: StageRun, root: Path, num_processes: int) -> None:
+    """Prints the command and what it will do, after every file has been opened."""
+    from monai.bundle import ConfigParser
+
+    from progressive_cascade.training.plan import plan_stage
+
+    print(shlex.join(run.command(num_processes)), flush=True)
+    with _folder(root):
+        parser = ConfigParser()
+        parser.read_config([str(path) for path in run.config_files if path.name != "multi_gpu.json"])
+        parser.update(dict(run.overrides))
+        for line in plan_stage(parser, processes=num_processes):
+            print(line, flush=True)
 
 
 def _num_processes(gpus: int | None, processes: int | None) -> int:

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -60,6 +61,8 @@ def check_settings(workflow: str) -> None:
     if parser is None:
         return
     config = parser.get()
+    if "MLFlowHandler" in json.dumps(config, default=str) and find_spec("mlflow") is None:
+        raise UserError("tracking must name a tool that is installed, got mlflow: pip install mlflow")
     known = [read_json(bundle_root() / "configs" / f"{name}.json") for name in (workflow, "multi_gpu")]
     unknown = find_unknown(config, known)
     if unknown is not None:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a stage is about to do, before hours are spent on it: data that can be read, steps, and room on the disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from monai.bundle import ConfigParser
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.geometry import VOLUME_SHAPE
+
+# Weights, average and the optimizer's two moments, each float32.
+_STATE_BYTES_PER_WEIGHT = 16
+# Of a cached CT: int16 HU and uint8 validity.
+_CACHE_BYTES_PER_VOXEL = 3
+
+
+def plan_stage(config: ConfigParser, *, processes: int = 1) -> list[str]:
+    """Opens every file of a stage's data, counts, and says so with the arithmetic.
+
+    Args:
+        config: the stage's files and overrides, not yet parsed.
+        processes: how many will train.
+
+    Returns:
+        Lines to print.
+
+    Raises:
+        UserError: if a file cannot be opened or was not prepared, one case stands under two patients, or the disk is
+            too small.
+    """
+    training, validation = (config.get_parsed_content(f"{part}#dataset#data") for part in ("train", "validate"))
+    check_cases([*training, *validation])
+    names = ("epochs", "batch_size", "epoch_size", "simulation_grid", "keep_checkpoints")
+    epochs, batch, size, grid, keep = (config.get_parsed_content(name) for name in names)
+    steps = math.ceil((size or len(training)) / (batch * processes))
+    weights = sum(value.numel() for value in config.get_parsed_content("network_def").parameters())
+    kinds = {str(item.get("label", item.get("seed"))) for item in [*training, *validation]}
+    cache, states = len(kinds) * grid**3 * _CACHE_BYTES_PER_VOXEL, (keep + 1) * weights * _STATE_BYTES_PER_WEIGHT
+    folder = Path(config.get_parsed_content("cache_dir"))
+    free = shutil.disk_usage(next(place for place in [folder, *folder.absolute().parents] if place.exists())).free
+    lines = [
+        f"  data: {_count(training)} for training, {_count(validation)} for validation; every file was opened",
+        f"  steps: {epochs} epochs x {steps} = {epochs * steps}, "
+        f"of {batch} x {processes} = {batch * processes} cases each",
+        f"  disk: cache {len(kinds)} cases x {grid}^3 voxels x {_CACHE_BYTES_PER_VOXEL} bytes = {cache / 1e9:.2f} GB, "
+        f"states "
+        f"({keep} + 1) x {weights / 1e6:.2f} M weights x {_STATE_BYTES_PER_WEIGHT} bytes = {states / 1e9:.2f} GB, "
+        f"free {free / 1e9:.1f} GB",
+    ]
+    if cache + states > free:
+        raise UserError(f"{folder} must have room for {(cache + states) / 1e9:.2f} GB, got {free / 1e9:.2f} GB free")
+    return lines
+
+
+def check_cases(items: Sequence[Mapping[str, Any]]) -> None:
+    """Opens every CT and its mask, and looks for a name that stands for two.
+
+    Raises:
+        UserError: naming the file and what was expected.
+    """
+    patients: dict[str, str] = {}
+    for item in {str(item["label"]): item for item in items if "label" in item}.values():
+        case, patient = item["case"], item["patient"]
+        if patients.setdefault(case, item["label"]) != item["label"]:
+            raise UserError(f"case {case} must be one CT, got {patients[case]} and {item['label']} of {patient}")
+        for key in ("label", "valid"):
+            try:
+                shape = nib.load(item[key]).shape  # type: ignore[attr-defined]
+            except (OSError, nib.filebasedimages.ImageFileError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"{item[key]} must be a readable NIfTI image, got: {reason}") from error
+            if shape != VOLUME_SHAPE:
+                raise UserError(f"{item[key]} must be a prepared CT of {VOLUME_SHAPE} voxels, got {shape}")
+
+
+def _count(items: Sequence[Mapping[str, Any]]) -> str:
+    cts = {item["label"] for item in items if "label" in item}
+    phantoms = {item["seed"] for item in items if "seed" in item}
+    repeated = "" if len(items) == len(cts) + len(phantoms) else f", {len(items)} with repetitions"
+    return f"{len(cts)} CTs and {len(phantoms)} phantoms{repeated}"
