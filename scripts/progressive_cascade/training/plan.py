@@ -11,6 +11,7 @@ from typing import Any
 
 import nibabel as nib
 from monai.bundle import ConfigParser
+from nibabel.filebasedimages import ImageFileError
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE
@@ -73,7 +74,7 @@ def check_cases(items: Sequence[Mapping[str, Any]]) -> None:
         for key in ("label", "valid"):
             try:
                 shape = nib.load(item[key]).shape  # type: ignore[attr-defined]
-            except (OSError, nib.filebasedimages.ImageFileError) as error:
+            except (OSError, ImageFileError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(f"{item[key]} must be a readable NIfTI image, got: {reason}") from error
             if shape != VOLUME_SHAPE:
