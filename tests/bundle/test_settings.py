@@ -65,6 +65,7 @@ def test_shipped_settings_pass(name: str) -> None:
         ("evaluate", {"secton": "test"}, "did you mean section"),
         ("stage1", {"batch_size": "two"}, 'batch_size must be a whole number of at least 1, got "two"'),
         ("stage1", {"batch_size": True}, "batch_size must be a whole number of at least 1, got true"),
+        ("stage1", {"dataset_dir": 7}, "dataset_dir must be a folder's name or empty, got 7"),
         ("stage1", {"seed": -1}, "seed must be a whole number of at least 0, got -1"),
         ("stage1", {"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
         ("stage1", {"learning_rate": -1}, "learning_rate must be a number above 0, got -1"),

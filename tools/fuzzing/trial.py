@@ -13,9 +13,10 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
@@ -39,7 +40,7 @@ class Outcome:
         seed: which of the kind.
         ending: ``result``, ``one line``, or what is wrong.
         detail: the line, or the last lines of a traceback.
-        seconds: it took.
+        seconds: of processor time that it took.
     """
 
     kind: str
@@ -54,7 +55,7 @@ class Outcome:
         return self.ending in ("result", "one line") and self.seconds <= MAX_SECONDS
 
 
-def try_mutant(kind: str, seed: int, inputs: Path, folder: Path) -> Outcome:
+def try_mutant(kind: str, seed: int, inputs: Path, folder: Path, *, only_read: bool = False) -> Outcome:
     """Damages an input and runs the command that reads it, in this process.
 
     Args:
@@ -62,6 +63,7 @@ def try_mutant(kind: str, seed: int, inputs: Path, folder: Path) -> Outcome:
         seed: of the damage.
         inputs: the good files.
         folder: an empty folder for the mutant and what is written.
+        only_read: stop where a CT would be placed or radiographs reconstructed; what gets there counts as a result.
 
     Returns:
         What came of it.
@@ -73,9 +75,18 @@ def try_mutant(kind: str, seed: int, inputs: Path, folder: Path) -> Outcome:
     content = chosen.mutate(mutant.read_bytes(), random.Random(zlib.crc32(kind.encode()) * 1_000_003 + seed))
     mutant.unlink()
     mutant.write_bytes(content)
-    started = time.monotonic()
-    ending, detail = _run(_COMMANDS[chosen.command], given, chosen.option, folder / "out")
-    return Outcome(kind, seed, ending, detail, time.monotonic() - started)
+    started = time.process_time()
+    with _stopping() if only_read else contextlib.nullcontext():
+        ending, detail = _run(_COMMANDS[chosen.command], given, chosen.option, folder / "out")
+    return Outcome(kind, seed, ending, detail, time.process_time() - started)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for name in ("ct.placement.prepare_case", "inference.reconstruct.reconstruct"):
+            stack.enter_context(mock.patch(f"progressive_cascade.{name}", side_effect=SystemExit(0)))
+        yield
 
 
 def _link(source: Path, target: Path) -> None:

@@ -36,6 +36,9 @@ def add_prepare(commands: Any) -> None:
       datalist.json      the split (Decathlon format)
       manifest.csv       what became of every input, with the reason where it was skipped
 
+    Nothing in DATASET names a patient of DICOM files: cases go by a salted hash, the same for the same archive. --key
+    FILE keeps what leads back to the PatientID, and the names when the archive grows; files go by their own names.
+
     With --overwrite an earlier dataset stays whole until the new one is.
 
     examples:
@@ -53,6 +56,11 @@ def add_prepare(commands: Any) -> None:
         help="what the cube follows along z in a CT longer than it (default: scan)",
     )
     parser.add_argument("--drop-truncated", action="store_true", help="skip CTs whose field of view cuts the body")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument(
+        "--keep-names", action="store_true", help="name DICOM patients by PatientID, list paths (default: hidden)"
+    )
+    names.add_argument("--key", type=Path, metavar="FILE", help="keep what leads back to PatientIDs, mode 0600")
     add_assume_spacing(parser)
     parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
     add_overwrite(parser)
@@ -108,6 +116,8 @@ def run_prepare(options: argparse.Namespace) -> None:
             split=split,
             patient_pattern=options.patient_pattern,
             keep_truncated=not options.drop_truncated,
+            keep_names=options.keep_names,
+            key_file=options.key,
             center=options.center,
             assume_spacing=options.assume_spacing,
             num_workers=options.workers,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from progressive_cascade.ct.datalist import DATALIST, MANIFEST, SECTIONS
 from progressive_cascade.ct.placement import TRUNCATED_FRACTION, prepare_case
+from progressive_cascade.ct.pseudonyms import hide_patients
 from progressive_cascade.ct.sources import Source, find_sources
 from progressive_cascade.ct.split import Split
 from progressive_cascade.errors import UserError
@@ -53,6 +54,8 @@ def prepare_dataset(
     keep_truncated: bool = True,
     center: str = "scan",
     assume_spacing: Sequence[float] | None = None,
+    keep_names: bool = False,
+    key_file: str | os.PathLike[str] | None = None,
     num_workers: int = 0,
     progress: Callable[[ManifestRow], None] | None = None,
 ) -> list[ManifestRow]:
@@ -69,6 +72,8 @@ def prepare_dataset(
         keep_truncated: keep CTs whose field of view cuts the body; they are marked in the manifest either way.
         center: `scan` or `lungs`: what the cube follows in a CT longer than it.
         assume_spacing: see :func:`~progressive_cascade.ct.files.read_scan`.
+        keep_names: call DICOM patients by PatientID and list paths; else nothing names them (:mod:`.pseudonyms`).
+        key_file: keep here what leads back to PatientIDs, mode 0600.
         num_workers: processes; 0 works in this one.
         progress: called with the row of each finished input.
 
@@ -79,19 +84,26 @@ def prepare_dataset(
         FileNotFoundError: where `source` does not exist.
         UserError: where nothing usable is found, or a named patient is missing.
     """
-    split = split or Split()
     check_files(reads={"input": Path(source)}, writes={"output": dataset_files(output)}, overwrite=True)
-    sources = find_sources(source, patient_pattern=patient_pattern)
+    sources, split = find_sources(source, patient_pattern=patient_pattern), split or Split()
+    if not keep_names:
+        sources, split = hide_patients(sources, split, Path(source), Path(key_file) if key_file else None)
     split.check_names({item.patient for item in sources})
     with staged_folder(output, last=(DATALIST,)) as folder:
-        options = {"keep_truncated": keep_truncated, "center": center, "assume_spacing": assume_spacing}
-        jobs = [_Job(item, folder, wanted=split.wants(item.patient), **options) for item in sources]
+        options = (keep_truncated, center, assume_spacing)
+        jobs = [_Job(item, folder, split.wants(item.patient), *options) for item in sources]
         rows = _finish(list(_run_jobs(jobs, num_workers, progress)), sources, split, folder)
-        if any(row.split for row in rows):
-            return rows
-        if not (Path(output) / DATALIST).exists():
-            (folder / MANIFEST).replace(Path(output) / MANIFEST)
-        raise UserError(f"{source} must hold at least one usable CT, got none: {rows[0].case}: {rows[0].reason}")
+        _check_rows(rows, folder, Path(output), source)
+    return rows
+
+
+def _check_rows(rows: Sequence[ManifestRow], folder: Path, output: Path, source: str | os.PathLike[str]) -> None:
+    """Refuses an archive of nothing usable, whose manifest says why where there is no earlier dataset's."""
+    if any(row.split for row in rows):
+        return
+    if not (output / DATALIST).exists():
+        (folder / MANIFEST).replace(output / MANIFEST)
+    raise UserError(f"{source} must hold at least one usable CT, got none: {rows[0].case}: {rows[0].reason}")
 
 
 def dataset_files(output: str | os.PathLike[str]) -> list[Path]:
@@ -124,18 +136,18 @@ def _run_jobs(
 def _prepare_one(job: _Job) -> ManifestRow:
     """Prepares and writes one case; whatever is wrong with it becomes the row's reason."""
     item = job.source
-    row = ManifestRow(item.case, item.patient, "", item.location, "skipped")
+    row = ManifestRow(item.case, item.patient, "", item.listed or item.location, "skipped")
     if not job.wanted:
         return replace(row, reason="patient not named in the split")
     if item.series is not None and item.series.rejection:
-        return replace(row, reason=item.series.rejection)
+        return replace(row, reason=item.said(item.series.rejection))
     try:
         case = prepare_case(item.series or item.location, center=job.center, assume_spacing=job.assume_spacing)
     except (UserError, OSError) as error:
-        return replace(row, reason=str(error).removeprefix(f"{item.location}: "))
+        return replace(row, reason=item.said(str(error).removeprefix(f"{item.location}: ")))
     row = replace(
         row,
-        note=_joined(*case.notes),
+        note=item.said(_joined(*case.notes)),
         spacing=" ".join(f"{value:.4g}" for value in case.source_spacing),
         shape=" ".join(str(value) for value in case.source_shape),
         z_extent_mm=f"{case.z_extent_mm:.1f}",

@@ -16,12 +16,27 @@ from progressive_cascade.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """One input of an archive: a file or a DICOM series, with the names it will go by."""
+    """One input of an archive: a file or a DICOM series, with the names it will go by.
+
+    Args:
+        case: its name.
+        patient: whose it is.
+        location: where it lies.
+        series: what is known of it, if it is DICOM.
+        listed: where it lies, as a manifest may say; default: ``location``.
+    """
 
     case: str
     patient: str
     location: str
     series: DicomSeries | None = None
+    listed: str = ""
+
+    def said(self, text: str) -> str:
+        """A message about it, with its place as a manifest may say it."""
+        for path in (*((plane.file for plane in self.series.planes) if self.series is not None else ()), self.location):
+            text = text.replace(str(path), self.listed or self.location)
+        return text
 
 
 def find_sources(source: str | os.PathLike[str], *, patient_pattern: str | None = None) -> list[Source]:
@@ -71,14 +86,15 @@ def _with_unique_names(sources: Sequence[Source]) -> list[Source]:
     return list(unique.values())
 
 
-def _safe_name(name: str) -> str:
+def safe_name(name: str) -> str:
+    """The name with what no file system minds."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") or "unnamed"
 
 
 def _file_source(path: Path, below: Path, pattern: str | None, *, by_folder: bool) -> Source:
     stem = ct_stem(path)
     nested = by_folder and len(below.parts) > 1
-    case = _safe_name("_".join([*below.parts[:-1], stem]) if nested else stem)
+    case = safe_name("_".join([*below.parts[:-1], stem]) if nested else stem)
     patient = "_".join(below.parts[:-1]) if nested else stem
     if pattern is not None:
         try:
@@ -86,7 +102,7 @@ def _file_source(path: Path, below: Path, pattern: str | None, *, by_folder: boo
         except re.error as error:
             raise UserError(f"patient pattern must be a regular expression, got {pattern!r}: {error}") from error
         patient = ((match.group(1) if match.re.groups else match.group()) if match else "") or patient
-    return Source(case, _safe_name(patient), str(path))
+    return Source(case, safe_name(patient), str(path))
 
 
 def _dicom_series(root: Path, *, required: bool) -> list[DicomSeries]:
@@ -100,6 +116,6 @@ def _dicom_series(root: Path, *, required: bool) -> list[DicomSeries]:
 
 
 def _dicom_source(series: DicomSeries) -> Source:
-    patient = _safe_name(series.patient or series.uid)
+    patient = safe_name(series.patient or series.uid)
     # The end of the UID tells a patient's series apart, and stays the same when the archive grows.
     return Source(f"{patient}_{series.uid[-8:].replace('.', '')}", patient, series.folder, series)

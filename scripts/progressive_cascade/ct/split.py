@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from progressive_cascade.ct.datalist import SECTIONS
 from progressive_cascade.errors import UserError
@@ -42,6 +42,12 @@ class Split:
         twice = sorted({patient for patient in named if named.count(patient) > 1})
         if twice:
             raise UserError(f"split must name each patient once, got {twice} more than once")
+
+    def renamed(self, names: Mapping[str, str]) -> Split:
+        """The same split with other names for the patients that it names."""
+        parts = {part: getattr(self, part) for part in SECTIONS}
+        named = {part: tuple(names.get(name, name) for name in old) for part, old in parts.items() if old is not None}
+        return replace(self, **named)
 
     def check_names(self, patients: set[str]) -> None:
         """Refuses a split that names patients who are not in the archive."""

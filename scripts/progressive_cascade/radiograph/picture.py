@@ -45,8 +45,9 @@ def read_picture(path: Path) -> Radiograph:
             pixels, mask = _grey(upright, path)
     except UserError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = "no picture" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0][:120]
+    except Exception as error:  # Pillow's decoders raise whatever a damaged header leads them to
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = "no picture" if isinstance(error, UnidentifiedImageError) else said
         raise UserError(f"{path} must be a radiograph (DICOM, NIfTI, MHA, PNG, JPEG, TIFF), got: {reason}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

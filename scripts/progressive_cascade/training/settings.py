@@ -135,6 +135,9 @@ RULES: dict[str, Rule] = {
     "stage": Rule("1, 2 or 3", lambda value: value in (1, 2, 3)),
     "geometry": Rule("a geometry (a preset's name or ConeBeam's fields)", lambda value: bool(parse_beam(value))),
     "seed": _whole(0),
+    "dataset_dir": Rule(
+        "a folder's name or empty", lambda value: value is None or isinstance(value, (str, os.PathLike))
+    ),
     "device": Rule("a device of this machine", lambda value: bool(torch.device(value).type)),
     "amp": _FLAG,
     "resume": Rule('true, false or "auto"', lambda value: isinstance(value, bool) or value == "auto"),
