@@ -12,8 +12,9 @@ A table stands between two comments in a Markdown file,
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
 table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
 `robustness main` robustness.json, `uncertainty main` uncertainty.md, `refine …` and `refine_256 …` the files of
-refine.py, and `speed main` projector.json, inference.json and the gpu_*.json of every card. What stands between them is
-replaced. Tables whose evaluation has not been run, or not to its end, stay as they are.
+refine.py, `radiographs …` radiographs.json, and `speed main` projector.json, inference.json and the gpu_*.json of every
+card. What stands between them is replaced. Tables whose evaluation has not been run, or not to its end, stay as they
+are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import atomic_path, read_json
 from published.ablation import ablation_table
+from published.radiographs import RADIOGRAPH_TABLES
 from published.refinement import REFINEMENT_TABLES
 from published.robustness import robustness_table
 from published.speed import speed_table
@@ -45,6 +47,7 @@ ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for na
     "robustness main": robustness_table,
     "uncertainty main": lambda report: list(report["lines"]),
     **REFINEMENT_TABLES,
+    **RADIOGRAPH_TABLES,
     "speed main": speed_table,
 }
 _END = "<!-- end of results -->"
@@ -96,6 +99,8 @@ def _other_reports(results: Path) -> dict[str, Any]:
     reports |= {
         name: read_json(path) for name in ("refine", "refine_256") if (path := results / f"{name}.json").is_file()
     }
+    if (results / "radiographs.json").is_file():
+        reports["radiographs"] = read_json(results / "radiographs.json")
     if (results / "uncertainty.md").is_file():
         reports["uncertainty"] = {"lines": (results / "uncertainty.md").read_text(encoding="utf-8").splitlines()}
     on_cpu = {name: results / f"{name}.json" for name in ("projector", "inference")}

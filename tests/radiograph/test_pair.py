@@ -13,6 +13,7 @@ from PIL import Image
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
 from progressive_cascade.io import save_nifti
+from progressive_cascade.radiograph import orientation
 from progressive_cascade.radiograph.pair import Choices, Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph
@@ -83,8 +84,9 @@ def test_dicom_signal_of_another_detector_gives_line_integrals(tmp_path: Path):
     assert float(np.abs(pair.image - phantom_pair())[seen > 0].mean()) < 0.02
 
 
-def test_display_pictures_are_uncalibrated_and_say_so(tmp_path: Path):
-    """16-bit PNGs: the same picture but for its scale, three assumptions, each with its cost."""
+def test_display_pictures_are_uncalibrated_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """16-bit PNGs at which nobody looks: the same picture but for its scale, every assumption with its cost."""
+    monkeypatch.setattr(orientation, "load_orientation_net", lambda: None)
     for view, name in enumerate(("pa", "lat")):
         Image.fromarray(grey(phantom_pair()[view]).astype(np.uint16)).save(tmp_path / f"{name}.png")
     pair = _assemble(*(read_radiograph(tmp_path / f"{name}.png") for name in ("pa", "lat")))

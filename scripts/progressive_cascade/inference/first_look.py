@@ -16,8 +16,12 @@ from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.projector import line_integrals
 
-LEAST_AGREEMENT = {True: 36.0, False: 24.0}
-"""PSNR of the first stage's re-projection below which a calibrated (True) or another (False) pair is warned of [dB]."""
+LEAST_AGREEMENT = {True: 29.0, False: 24.5}
+"""PSNR of the first stage's re-projection below which a calibrated (True) or another (False) pair is warned of [dB].
+
+Of 31 right pairs of training CTs and phantoms the calibrated ones reached 30.2, grey levels 25.1; of two patients or a
+size wrong by 20 % they reached at most 23.5, and 17 to 28 (``benchmarks/radiographs.py``).
+"""
 
 
 def agreement_warnings(scores: Mapping[str, float], *, calibrated: bool) -> list[str]:

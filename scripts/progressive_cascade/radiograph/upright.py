@@ -19,8 +19,8 @@ _AS_READ = {"pa": ("L", "F"), "ap": ("L", "F"), "left_lateral": ("P", "F"), "rig
 _FRONTAL_VIEWS, _LATERAL_VIEWS = ("pa", "ap"), ("left_lateral", "right_lateral")
 # Below the first a picture is not turned, below the second it contradicts no tag, below the third it decides no kind.
 _TURN, _CONTRADICT, _KIND = 0.8, 0.97, 0.97
-# From here on a frontal is called mirrored, which its picture alone cannot prove.
-_MIRROR = 0.995
+# From here on a frontal is called mirrored, which its picture alone cannot prove; up to there it is called neither.
+_MIRROR, _NOT_MIRROR = 0.995, 0.05
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, A
         turned, transposed = _apply(radiograph, seen)
         notes = [f"{radiograph.path} looks {_describe(seen)} and was put right"]
         upright = replace(upright, radiograph=turned, transposed=transposed, notes=notes)
+    if _NOT_MIRROR < seen.mirror < _MIRROR:
+        upright = replace(upright, assumptions=[f"{radiograph.path} is no mirror image: else {COST_OF_ORIENTATION}"])
     return _mirrored(upright, seen, trust, f"{radiograph.path} looks")
 
 

@@ -211,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Simulates, trains, prints the accuracy on the validation CTs and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, help="folder that `prepare` wrote")
-    parser.add_argument("--phantoms", type=int, default=150)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--phantoms", type=int, default=110)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--output", type=Path, default=default_weights())
     options = parser.parse_args(argv)
     random = np.random.default_rng(0)
