@@ -80,6 +80,13 @@ def test_a_phantom_is_painted_on_the_grid_as_it_is() -> None:
     assert item["case"] == "phantom_5"
 
 
+def test_a_phantom_is_drawn_from_the_population_its_item_names() -> None:
+    """Clinical where the item says so."""
+    item = LoadCased(16)({"seed": 5, "population": "clinical"})
+    phantom = generate_phantom(5, shape=(16, 16, 16), spacing=22.4, population="clinical")
+    assert torch.equal(item["label"][0], torch.from_numpy(phantom.hu))
+
+
 def test_cts_and_phantoms_collate_into_one_batch(prepared: dict[str, str]) -> None:
     """Same keys that matter, same shapes, same types."""
     load = Compose([LoadCased(32), RandAnatomyd(prob=0.0)])

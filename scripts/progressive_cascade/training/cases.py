@@ -64,7 +64,7 @@ def load_case(item: Mapping[str, Any]) -> Case:
         The case.
     """
     if "seed" in item:
-        made = phantom.generate_phantom(item["seed"])
+        made = phantom.generate_phantom(item["seed"], population=item.get("population", "basic"))
         name = f"phantom_{item['seed']}"
         return Case(name, name, made.hu, made.affine, None)
     hu, affine = read_nifti(item["label"])

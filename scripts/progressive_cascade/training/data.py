@@ -18,14 +18,20 @@ FIRST_SEEDS = {"training": 0, "validation": 1_000_000, "test": 2_000_000}
 """First phantom seed of each section, far enough apart that no phantom is ever in two."""
 
 
-def phantom_items(num: int, first_seed: int = 0) -> list[dict[str, Any]]:
+def phantom_items(num: int, first_seed: int = 0, population: str = "basic") -> list[dict[str, Any]]:
     """Items of `num` phantoms with consecutive seeds.
+
+    Args:
+        num: how many.
+        first_seed: of the first.
+        population: what they are drawn from; an item names it unless it is `basic`, so that caches of `basic` last.
 
     Example:
         >>> phantom_items(2, first_seed=5)
         [{'seed': 5}, {'seed': 6}]
     """
-    return [{"seed": seed} for seed in range(first_seed, first_seed + num)]
+    named = {} if population == "basic" else {"population": population}
+    return [{"seed": seed, **named} for seed in range(first_seed, first_seed + num)]
 
 
 def training_items(
@@ -36,6 +42,7 @@ def training_items(
     first_seed: int | None = None,
     ct_share: float | None = None,
     mirror_cts: bool = False,
+    population: str = "basic",
 ) -> list[dict[str, Any]]:
     """Items of CTs and phantoms together, for a MONAI `Dataset`, `CacheDataset` or `PersistentDataset`.
 
@@ -49,6 +56,7 @@ def training_items(
             are both. None: every case once.
         mirror_cts: give the CTs as mirror images, left for right. To a frozen earlier stage that remembers its CTs a
             mirror image is a new patient, with a new patient's errors: what a later stage must learn to mend.
+        population: what the phantoms are drawn from, see :func:`.phantom.parse_population`.
 
     Returns:
         The items: CTs first, then phantoms.
@@ -63,7 +71,7 @@ def training_items(
     cts: list[dict[str, Any]] = [*load_datalist(dataset_dir, section)] if dataset_dir else []
     if mirror_cts:
         cts = [{**item, "mirrored": True} for item in cts]
-    phantoms = phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed)
+    phantoms = phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed, population)
     if cts and phantoms and ct_share is not None:
         cts, phantoms = _mix(cts, phantoms, ct_share)
     items = [*cts, *phantoms]

@@ -41,24 +41,24 @@ class LoadCased(Transform):
         """Adds the volumes to a copy of the item.
 
         Args:
-            data: {"seed": int} or {"label": path, "valid": path}; with {"mirrored": True} too, a CT comes
-                as its mirror image, left for right.
+            data: {"seed": int}, with {"population": name} too where that is not `basic`, or {"label": path, "valid":
+                path}; with {"mirrored": True} too, a CT comes as its mirror image, left for right.
 
         Returns:
             The item with `label`, `valid`, `affine` and `case`.
         """
         item = dict(data)
         if "seed" in item:
-            return {**item, **self._paint(int(item["seed"]))}
+            return {**item, **self._paint(int(item["seed"]), item.get("population", "basic"))}
         if "label" in item and "valid" in item:
             loaded = self._load(str(item["label"]), str(item["valid"]))
             return {**item, **(_mirror(loaded) if item.get("mirrored") else loaded)}
         raise UserError(f"a case must have the key 'seed', or 'label' and 'valid', got {sorted(map(str, item))}")
 
-    def _paint(self, seed: int) -> dict[Hashable, Any]:
+    def _paint(self, seed: int, population: str) -> dict[Hashable, Any]:
         size = self.spatial_size
         spacing = VOLUME_SHAPE[0] * VOXEL_SIZE / size
-        phantom = generate_phantom(seed, shape=(size, size, size), spacing=spacing)
+        phantom = generate_phantom(seed, shape=(size, size, size), spacing=spacing, population=population)
         return {
             "label": torch.from_numpy(np.ascontiguousarray(phantom.hu))[None],
             # One stored voxel, seen everywhere: a cached phantom is a third smaller.
