@@ -112,7 +112,7 @@ def test_a_training_step_waits_twice(monkeypatch, tmp_path, phantoms, source, fu
     extra = list(per_step[1])
     for place in per_step[0]:
         extra.remove(place)
-    assert sorted(extra) == ["training/engine.py:__call__", "training/engine.py:terms"]
+    assert sorted(extra) == ["training/engine.py:terms", "training/handlers.py:__call__"]
 
 
 BEAMS = [ConeBeam(700, 1020, (16, 16), (9.0, 9.0)), ConeBeam(650, 1000, (16, 16), (9.0, 9.0), isocenter=(3.0, -2, 4))]
@@ -183,7 +183,7 @@ def test_multi_gpu_overlay_leaves_everything_on_the_device(name, monkeypatch, tm
 class _Wrapper(torch.nn.Module):
     """What DistributedDataParallel is to a config: a module around a module."""
 
-    def __init__(self, module: torch.nn.Module, device_ids: object) -> None:
+    def __init__(self, module: torch.nn.Module, device_ids: object, find_unused_parameters: bool) -> None:
         super().__init__()
         self.module = module
 
