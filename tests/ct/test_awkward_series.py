@@ -185,7 +185,7 @@ def test_the_manifest_says_what_became_of_each_series(
     """One line for each of the eighteen series in seventeen folders: mended and said, or skipped with the place."""
     prints = count()  # they show one patient, and here each shall count
     monkeypatch.setattr(placement, "_fingerprint", lambda hu: str(next(prints)))
-    prepare_dataset(seventeen, tmp_path / "out")
+    prepare_dataset(seventeen, tmp_path / "out", keep_names=True)
     with (tmp_path / "out" / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
