@@ -28,7 +28,8 @@ STAGED = {
     *("export/bundle.py:_write", "export/archive.py:write_zip", "export/archive.py:write_large_files"),
     "export/dicom.py:write_dicom_series",
     *("export/programs.py:save_onnx", "export/programs.py:_strip_sources", "export/weights.py:_to_bytes"),
-    "report/stills.py:_address",
+    *("report/stills.py:_address", "training/checkpoints.py:__call__", "training/kept.py:save_state"),
+    "training/stream.py:_cachecheck",
 }
 """Functions that write into the export's staging folder, which takes its name when all is there, or into memory."""
 
@@ -37,8 +38,8 @@ def _writes(call: ast.Call) -> bool:
     """Whether a call can create or change a file."""
     function = call.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    if name == "save":  # torch.save, np.save, nib.save, Image.save
-        return True
+    if name == "save":  # torch.save, np.save, nib.save, Image.save; a method of the same object is looked at itself
+        return not (isinstance(function, ast.Attribute) and getattr(function.value, "id", "") == "self")
     modes = [a.value for a in [*call.args, *(k.value for k in call.keywords)] if isinstance(a, ast.Constant)]
     if name in ("open", "ZipFile", "TarFile", "fdopen"):
         return any(isinstance(mode, str) and len(mode) <= 3 and set(mode) & set("wax+") for mode in modes)
