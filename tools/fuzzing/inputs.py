@@ -111,11 +111,12 @@ def _write_cts(folder: Path) -> None:
         sitk.WriteImage(scan, str(folder / name))
     for index in range(8):
         _write_slice(folder / "series" / f"{index}.dcm", hu[:, :, 3 * index], index, spacing)
+    prepared = nib.Nifti1Image(np.zeros((256, 256, 256), np.uint8), volume_affine((256, 256, 256), 1.4))
     for name in ("ct", "valid"):
         for case in "abc":
             path = folder / "dataset" / name / f"{case}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(image, path)
+            nib.save(prepared, path)
     cases = [{"label": f"ct/{case}.nii.gz", "valid": f"valid/{case}.nii.gz", "patient": case} for case in "abc"]
     sections = {"training": cases[:1], "validation": cases[1:2], "test": cases[2:]}
     _write_json(folder / "dataset" / "datalist.json", sections)
