@@ -34,38 +34,40 @@ if TYPE_CHECKING:
     from progressive_cascade.radiograph.pair import Pair
 
 
+_RECONSTRUCT = """
+Reconstruct a CT from a frontal and a lateral X-ray.
+
+The X-rays are DICOM (DX, CR, secondary capture), PNG, JPEG, TIFF, NIfTI, MHA or NRRD, of any size. What tags or a
+sidecar (NAME.json beside NAME.png) say of them is used: how they lie, their size, the distances, what pixel values
+mean. What nothing says is assumed, and printed with what an error in it costs. NIfTI files of line integrals
+(column, row, 1) with a geometry, as `simulate` writes them, leave nothing to assume. The distances must be those
+of the checkpoint within 5 %; the geometry's isocenter says where in the patient's world [mm] the CT belongs.
+
+Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) are written: CT.json (geometry, assumptions, warnings, versions,
+the checkpoint's hash, agreement with the X-rays), CT.png, CT.html, which shows the result in a browser without a
+network, and CT.radiographs.nii.gz, the line integrals, so that `report` can make the page again. With
+--uncertainty SIGMA.nii.gz the standard deviation of the CT's error is written as well, voxel by voxel in whole HU.
+
+The first stage is refined on these very X-rays (--refine 0: not); along with it a gain and an offset of each
+X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the
+residual before and after, and in patches that were held back: agreement after refining says little.
+
+With --input, every pair of a folder is reconstructed: ID_pa.* and ID_lat.* (also ap, frontal, lateral, ll, rl),
+pa.* and lateral.* in a folder of their own, DICOM by study and view, or as a CSV says. summary.csv and index.html
+in the folder --output tell how each went; what is there and whole is not made again.
+
+examples:
+  progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
+      --geometry xrays/geometry.json --output ct.nii.gz
+  progressive-cascade reconstruct --pa pa.dcm --lateral lateral.dcm --output ct.nii.gz --refine 30
+  progressive-cascade reconstruct --pa pa.png --lateral lateral.png --field-of-view 430 --output ct.nii.gz
+  progressive-cascade reconstruct --input xrays --output cts
+"""
+
+
 def add_reconstruct(commands: Any) -> None:
     """Adds `reconstruct`."""
-    text = """
-    Reconstruct a CT from a frontal and a lateral X-ray.
-
-    The X-rays are DICOM (DX, CR, secondary capture), PNG, JPEG, TIFF, NIfTI, MHA or NRRD, of any size. What tags or a
-    sidecar (NAME.json beside NAME.png) say of them is used: how they lie, their size, the distances, what pixel values
-    mean. What nothing says is assumed, and printed with what an error in it costs. NIfTI files of line integrals
-    (column, row, 1) with a geometry, as `simulate` writes them, leave nothing to assume. The distances must be those
-    of the checkpoint within 5 %; the geometry's isocenter says where in the patient's world [mm] the CT belongs.
-
-    Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) are written: CT.json (geometry, assumptions, warnings, versions,
-    the checkpoint's hash, agreement with the X-rays), CT.png, CT.html, which shows the result in a browser without a
-    network, and CT.radiographs.nii.gz, the line integrals, so that `report` can make the page again. With
-    --uncertainty SIGMA.nii.gz the standard deviation of the CT's error is written as well, voxel by voxel in whole HU.
-
-    The first stage is refined on these very X-rays (--refine 0: not); along with it a gain and an offset of each
-    X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the
-    residual before and after, and in patches that were held back: agreement after refining says little.
-
-    With --input, every pair of a folder is reconstructed: ID_pa.* and ID_lat.* (also ap, frontal, lateral, ll, rl),
-    pa.* and lateral.* in a folder of their own, DICOM by study and view, or as a CSV says. summary.csv and index.html
-    in the folder --output tell how each went; what is there and whole is not made again.
-
-    examples:
-      progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
-          --geometry xrays/geometry.json --output ct.nii.gz
-      progressive-cascade reconstruct --pa pa.dcm --lateral lateral.dcm --output ct.nii.gz --refine 30
-      progressive-cascade reconstruct --pa pa.png --lateral lateral.png --field-of-view 430 --output ct.nii.gz
-      progressive-cascade reconstruct --input xrays --output cts
-    """
-    parser = add_command(commands, "reconstruct", run=run_reconstruct, text=text)
+    parser = add_command(commands, "reconstruct", run=run_reconstruct, text=_RECONSTRUCT)
     parser.add_argument("--pa", type=Path, metavar="PA", help="frontal X-ray: PA, or AP where its tags say so")
     parser.add_argument(
         "--lateral", type=Path, metavar="LAT", help="lateral X-ray: left, or right where its tags say so"

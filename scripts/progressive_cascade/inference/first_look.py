@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from progressive_cascade.consistency import agreement, shrink_radiographs
@@ -71,35 +73,41 @@ def first_agreement(
         return dict(zip(beam.views, scores.values(), strict=True))
     device = network.projection_matrices.device
     given = torch.as_tensor(image, dtype=torch.float32, device=device)[None]
-    seen = (
-        torch.ones_like(given)
-        if weights is None
-        else torch.as_tensor(weights, dtype=torch.float32, device=device)[None]
-    )
+    seen = torch.ones_like(given) if weights is None else torch.as_tensor(weights, device=device)[None].to(given)
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)[None]
-    flag = torch.tensor([float(calibrated)], device=device)
-    stage, grid = network.stages[0], network.image_size // 8
+    grid = network.image_size // 8
     with torch.inference_mode():
-        levels, tokens = given, given
-        if network.xray is not None:
-            features = network.xray(given)
-            levels, tokens = features.coarse, features.tokens
-        volume = torch.full([1, 1, grid, grid, grid], network.start_value, device=device)
-        context = stage.context(volume, levels, tokens, given, matrices, flag, seen)  # pyright: ignore[reportCallIssue]
-        mu = stage.consistency.to_mu(stage(volume, [0, 0, 0], context))  # pyright: ignore
+        mu = _first_attenuation(network, given, matrices, seen, torch.tensor([float(calibrated)], device=device))
         small, _ = shrink_radiographs(given, matrices, 2 * grid, seen)
         covered = F.interpolate(seen, small.shape[2:], mode="area") > 0.5
-        pixels = tuple(pitch * network.image_size / small.shape[3] for pitch in beam.pixel_spacing)
-        coarse = ConeBeam(
-            **{**beam.at((0.0, 0.0, 0.0)).__dict__, "detector_shape": tuple(small.shape[2:]), "pixel_spacing": pixels}
-        )
         affine = volume_affine((grid, grid, grid), EXTENT / grid)
-        explained = line_integrals(mu, coarse, affine=affine)[0].cpu().numpy()
+        explained = line_integrals(mu, _coarser(beam, network.image_size, small.shape[2:]), affine=affine)
+    explained = explained[0].cpu().numpy()
     measured, mask = small[0].cpu().numpy(), covered[0].cpu().numpy()
     if not calibrated:
         explained = np.stack([_fitted(*views) for views in zip(explained, measured, mask, strict=True)])
     scores = agreement(explained, measured, beam.views, mask.astype(np.float32))
     return {view: scores[view]["psnr_db"] for view in beam.views}
+
+
+def _first_attenuation(
+    network: ProgressiveCascade, image: Tensor, matrices: Tensor, seen: Tensor, flag: Tensor
+) -> Tensor:
+    """The first stage's attenuation [1/mm], before data consistency."""
+    stage, grid = network.stages[0], network.image_size // 8
+    levels, tokens = image, image
+    if network.xray is not None:
+        features = network.xray(image)
+        levels, tokens = features.coarse, features.tokens
+    volume = torch.full([1, 1, grid, grid, grid], network.start_value, device=image.device)
+    context = stage.context(volume, levels, tokens, image, matrices, flag, seen)  # pyright: ignore[reportCallIssue]
+    return stage.consistency.to_mu(stage(volume, [0, 0, 0], context))  # pyright: ignore
+
+
+def _coarser(beam: ConeBeam, image_size: int, shape: Sequence[int]) -> ConeBeam:
+    """The geometry about its isocenter, on fewer and larger pixels."""
+    pixels = tuple(pitch * image_size / shape[1] for pitch in beam.pixel_spacing)
+    return replace(beam.at((0.0, 0.0, 0.0)), detector_shape=tuple(shape), pixel_spacing=pixels)
 
 
 def _fitted(explained: np.ndarray, measured: np.ndarray, mask: np.ndarray) -> np.ndarray:

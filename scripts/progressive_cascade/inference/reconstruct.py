@@ -186,35 +186,12 @@ def reconstruct(
     # Refined here, where the report is wanted.
     inferer.refine_settings = RefineSettings(steps=0)
     given = _to_network(image, beam, weights, network=network, calibrated=calibrated)
-    usual = usual_beam(beam)
-    start = given if usual is None else replace(given, matrices=_matrices(usual, given.image))
-    coarse, report = None, None
-    if settings.steps:
-        known = "calibrated" if calibrated else intensities
-        with prefer_backend(inferer.backend):
-            refined = refine_first_stage(
-                network, start.image, start.matrices, known=known, settings=settings, mask=start.weights
-            )
-        found = refined.matrices if usual is None else given.matrices
-        given = replace(given, image=refined.image, matrices=found, flag=torch.ones_like(given.flag))
-        coarse, report = refined.volume, refined.reports[0]
-    elif usual is not None and network.stage > 1:
-        coarse = first_volume(network, start.image, start.matrices, start.flag, start.weights)
-    elif usual is not None:
-        given = start
+    with prefer_backend(inferer.backend):
+        given, coarse, report = _start(
+            network, given, usual_beam(beam), known="calibrated" if calibrated else intensities, settings=settings
+        )
     hu, reprojected = _run_cascade(network, inferer, given, coarse)
-    lines = mirror_pictures(given.image[0].cpu().numpy(), beam)
-    reprojected = mirror_pictures(reprojected, beam)
-    return Reconstruction(
-        hu=hu,
-        affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
-        agreement=agreement(reprojected, lines, beam.views, weights),
-        reprojected=reprojected,
-        image=lines,
-        calibrated=bool(given.flag > 0),
-        weights=weights,
-        refinement=report,
-    )
+    return _result(hu, reprojected, given, beam, weights, report)
 
 
 @dataclass(frozen=True)
@@ -225,6 +202,50 @@ class _Given:
     matrices: Tensor
     flag: Tensor
     weights: Tensor | None
+
+
+def _start(
+    network: ProgressiveCascade, given: _Given, usual: ConeBeam | None, *, known: str, settings: RefineSettings
+) -> tuple[_Given, Tensor | None, RefinementReport | None]:
+    """The pair that the cascade takes, stage 1's volume and the report of its refinement, each where there is one.
+
+    Where `usual` is a geometry (:func:`usual_beam`), stage 1 takes the pair for one of that geometry.
+    """
+    start = given if usual is None else replace(given, matrices=_matrices(usual, given.image))
+    if settings.steps:
+        refined = refine_first_stage(
+            network, start.image, start.matrices, known=known, settings=settings, mask=start.weights
+        )
+        found = refined.matrices if usual is None else given.matrices
+        given = replace(given, image=refined.image, matrices=found, flag=torch.ones_like(given.flag))
+        return given, refined.volume, refined.reports[0]
+    if usual is None:
+        return given, None, None
+    if network.stage == 1:
+        return start, None, None
+    return given, first_volume(network, start.image, start.matrices, start.flag, start.weights), None
+
+
+def _result(
+    hu: np.ndarray,
+    reprojected: np.ndarray,
+    given: _Given,
+    beam: ConeBeam,
+    weights: np.ndarray | None,
+    report: RefinementReport | None,
+) -> Reconstruction:
+    """What the cascade made of the pair, in the patient's own frame."""
+    lines, explained = mirror_pictures(given.image[0].cpu().numpy(), beam), mirror_pictures(reprojected, beam)
+    return Reconstruction(
+        hu=hu,
+        affine=volume_affine(VOLUME_SHAPE, VOXEL_SIZE, beam.isocenter),
+        agreement=agreement(explained, lines, beam.views, weights),
+        reprojected=explained,
+        image=lines,
+        calibrated=bool(given.flag > 0),
+        weights=weights,
+        refinement=report,
+    )
 
 
 def _check_image(image: np.ndarray, beam: ConeBeam, weights: np.ndarray | None) -> None:

@@ -169,9 +169,7 @@ def refine(
                 given[b : b + 1],
                 places[b : b + 1],
                 known=level,
-                pose=settings.pose,
-                held_out=settings.held_out,
-                seed=settings.seed,
+                **{name: getattr(settings, name) for name in ("pose", "held_out", "seed")},
                 mask=None if mask is None else mask[b : b + 1].clone(),
             )
             found.append(_tune(evidence, settings, observe))

@@ -94,15 +94,11 @@ def assemble_pair(
         choices: what the user knows better.
         check_beam: refuses a geometry the model does not take, before a picture is looked at.
 
-    Returns:
-        The pair.
-
     Raises:
         UserError: if they are no frontal and lateral of one patient, or contradict each other.
     """
     choices = choices or Choices()
-    declared = [_declared(one, choices.intensities) for one in (frontal, lateral)]
-    given, notes = _in_order(declared)
+    given, notes = _in_order([_declared(one, choices.intensities) for one in (frontal, lateral)])
     uprights = [make_upright(one, slot, choices.trust) for one, slot in zip(given, ("frontal", "lateral"), strict=True)]
     target, assumptions = target_geometry(uprights, beam=beam, choices=choices, size=size, focal_length=focal_length)
     if check_beam is not None:
@@ -111,8 +107,7 @@ def assemble_pair(
     image, seen = np.stack([view.image for view in views]), np.stack([view.seen for view in views])
     check_views(torch.from_numpy(image))
     known = max((choices.intensities or "calibrated", *(view.intensities for view in views)), key=INTENSITIES.index)
-    for upright, view in zip(uprights, views, strict=True):
-        assumptions += [*upright.assumptions, *view.assumptions]
+    assumptions += [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.assumptions]
     if known != "calibrated":
         assumptions.append(f"the scale of the grey levels is unknown: {COST_OF_SCALE}")
     found = [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.warnings]
