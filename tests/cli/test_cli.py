@@ -105,7 +105,7 @@ def test_simulate_ellipsoid_has_its_thickness(xrays: Path) -> None:
         (("prepare", "missing", "--output", "out", "--test-fraction", "2"), "--test-fraction: must be a number"),
         (("train", "--dataset", "missing"), "missing"),
         (("train", "--stages", "4"), "invalid choice: 4"),
-        (("evaluate", "--output", "out"), "needs --dataset DATASET or --phantoms N"),
+        (("evaluate", "--output", "out"), "needs --dataset DATASET, --cts INPUT or --phantoms N"),
         (("evaluate", "--output", "out", "--phantoms", "2", "--sample-idx", "2"), "--sample-idx must be below"),
     ],
 )

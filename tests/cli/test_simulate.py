@@ -145,7 +145,7 @@ def test_oblique_views_are_simulated(ct: Path, tmp_path: Path) -> None:
         (("--spectrum", "200kV"), "--spectrum must be a tube voltage"),
         (("--spectrum", "5keV"), "--spectrum must be a tube voltage"),
         (("--photons", "0"), "--photons: must be a number above 0, got '0'"),
-        (("--photons", "many"), "--photons: must be a number of at least 0, got 'many'"),
+        (("--photons", "many"), "--photons: must be a number above 0, got 'many'"),
         (("--photons", "inf"), "--photons: must be a number"),
         (("--photons", "1e20"), "--photons must be at most 1e+12, got 1e+20"),
         (("--scatter", "-1"), "--scatter: must be a number of at least 0"),

@@ -41,7 +41,7 @@ def small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phantoms of 64³ voxels in place of 256³."""
     monkeypatch.setattr(
         "progressive_cascade.phantom.generate_phantom",
-        lambda seed: generate_phantom(seed, shape=(64, 64, 64), spacing=5.6),
+        lambda seed, **kinds: generate_phantom(seed, shape=(64, 64, 64), spacing=5.6, **kinds),
     )
 
 

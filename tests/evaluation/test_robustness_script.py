@@ -115,7 +115,7 @@ def test_script_measures_draws_and_goes_on(
     """JSON with every point and a picture; a second run measures nothing again, other weights are refused."""
     monkeypatch.setattr(
         "progressive_cascade.phantom.generate_phantom",
-        lambda seed: generate_phantom(seed, shape=(64, 64, 64), spacing=5.6),
+        lambda seed, **kinds: generate_phantom(seed, shape=(64, 64, 64), spacing=5.6, **kinds),
     )
     monkeypatch.setattr(robustness, "try_missing_views", lambda *_: {"blank": {"refused": True}})
     output = tmp_path / "out"

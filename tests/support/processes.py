@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trainings as processes of their own, forked from the test's, so that they can be killed and need no second import."""
+"""Trainings as processes of their own, which can be killed; forked from one that has imported and computed nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from monai.bundle.scripts import run
 
 from tests.bundle.test_configs import BUNDLE, TINY
 
-_FORK = multiprocessing.get_context("fork")
+# A fork of the tests' own process would inherit locks that threads of earlier tests held.
+_FORK = multiprocessing.get_context("forkserver")
+_FORK.set_forkserver_preload([__name__])
 
 
 def tiny_settings(output: Path, cache: Path, stage: int = 1, **changes: Any) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class CascadeInferer(Inferer):
 
     def _refine(self, image: Tensor, cascade: ProgressiveCascade, given: _Given) -> tuple[Tensor, _Given, Tensor]:
         """The radiographs as calibrated, what is known of them then, and stage 1's refined volume."""
-        flags = [True] * len(image) if given.calibrated is None else (given.calibrated > 0).tolist()
+        flags = [True] * len(image) if given.calibrated is None else (given.calibrated > 0).cpu().tolist()
         known = ["calibrated" if flag else self.intensities for flag in flags]
         matrices = given.matrices(image, cascade)
         found = refine(cascade, image, matrices, known=known, settings=self.refine_settings, mask=given.weights)
