@@ -3,7 +3,7 @@
 
     python benchmarks/refine.py --dataset dataset                                  # 64³: every condition, every case
     python benchmarks/refine.py --dataset dataset --grid 256 --conditions calibrated gain_0.8
-    python benchmarks/refine.py --dataset dataset --variants last_level rate_0.001 # ablation, at 64³
+    python benchmarks/refine.py --dataset dataset --variants last_layer rate_0.001 # ablation, at 64³
 
 Protocol: radiographs are simulated from the CT at 256³ under a condition, taken for what the condition says is known of
 them, and reconstructed; scores are `native`, on stage 1's own grid against the CT averaged to 64³, or at 256³ by the
