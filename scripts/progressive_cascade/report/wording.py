@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.inference.first_look import LEAST_AGREEMENT
 from progressive_cascade.report.stills import view_title
 
 BODY_HU = -500.0
@@ -166,8 +167,9 @@ def cards(record: Mapping[str, Any], sigma: np.ndarray | None, hu: np.ndarray) -
 
 
 _FIRST = (
-    "How well the first stage alone explains the radiographs, before the CT is made to agree with them; right pairs "
-    "reach 36 dB, pictures 24 dB. Less means that something about the radiographs may be wrong."
+    "How well the first stage alone explains the radiographs, before the CT is made to agree with them. Below "
+    f"{LEAST_AGREEMENT[True]:g} dB, or {LEAST_AGREEMENT[False]:g} dB for values of unknown scale, something about the "
+    "radiographs may be wrong."
 )
 _AGREEMENT = (
     "Small values mean that the CT casts the same shadows. Many different CTs do; it is no sign that this one is right."
