@@ -107,6 +107,8 @@ def _logged(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]
         os.dup2(descriptor, stream)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
+    # Its loaders start their workers as those of a training from the command line do, not through this server.
+    multiprocessing.set_start_method("fork", force=True)
     function(*arguments)
 
 
