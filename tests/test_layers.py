@@ -115,6 +115,18 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_the_command_lines_help_is_light() -> None:
+    """Parsing any command loads none of the libraries that take seconds: `--help` answers at once."""
+    code = """
+import sys
+from progressive_cascade.cli import build_parser
+build_parser()
+print([name for name in ("torch", "monai", "scipy", "nibabel") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 def test_the_readme_imports_from_the_package_alone() -> None:
     """Its Python needs no module's name."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -77,8 +77,6 @@ def run_check(options: argparse.Namespace) -> None:
 
 def add_demo(commands: Any) -> None:
     """Adds `demo`."""
-    from progressive_cascade.training.data import FIRST_SEEDS
-
     text = """
     Go the whole way with an unseen simulated patient.
 
@@ -99,9 +97,7 @@ def add_demo(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (default: demo)"
     )
-    parser.add_argument(
-        "--seed", type=natural, default=FIRST_SEEDS["test"], metavar="N", help="which patient (default: a test patient)"
-    )
+    parser.add_argument("--seed", type=natural, metavar="N", help="which patient (default: a test patient)")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
     add_overwrite(parser)
 
@@ -113,16 +109,18 @@ def run_demo(options: argparse.Namespace) -> None:
     from progressive_cascade.io import read_json, save_json, save_nifti
     from progressive_cascade.phantom import generate_phantom
     from progressive_cascade.report import comparison_figure, write_page
+    from progressive_cascade.training.data import FIRST_SEEDS
 
     folder = options.output
+    seed = FIRST_SEEDS["test"] if options.seed is None else options.seed
     check_output_folder(folder)
     beam = ConeBeam()
     own = (folder / _DEMO_FILE).is_file()
     check_files(reads={}, writes={"--output": _demo_files(folder, beam)}, overwrite=options.overwrite or own)
     network = load_cascade(device=select_device(options.device))
-    print(f"patient {options.seed}: generating the CT")
-    phantom = generate_phantom(options.seed)
-    save_json({"demo": "progressive-cascade", "patient": f"phantom {options.seed}"}, folder / _DEMO_FILE)
+    print(f"patient {seed}: generating the CT")
+    phantom = generate_phantom(seed)
+    save_json({"demo": "progressive-cascade", "patient": f"phantom {seed}"}, folder / _DEMO_FILE)
     save_nifti(phantom.hu, phantom.affine, folder / "truth.nii.gz")
     image = simulate_radiographs(phantom.hu, phantom.affine, beam)
     write_xrays(image, beam, folder / "xrays")
@@ -137,12 +135,12 @@ def run_demo(options: argparse.Namespace) -> None:
         radiographs=image,
         reprojected=result.reprojected,
         path=folder / "comparison.png",
-        title=f"phantom {options.seed}   {line}",
+        title=f"phantom {seed}   {line}",
     )
     case = build_case(
         result,
         beam,
-        name=f"phantom {options.seed}",
+        name=f"phantom {seed}",
         record=read_json(folder / "reconstruction.json"),
         picture=folder / "comparison.png",
         truth=phantom.hu,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV
 from progressive_cascade.cli.common import positive_amount
 from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure
 from progressive_cascade.errors import UserError
@@ -155,6 +154,7 @@ def at_one_energy(image: np.ndarray, exposure: Exposure) -> np.ndarray:
     """Line integrals of a whole spectrum, as if of water at the energy the network knows."""
     import torch
 
+    from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV
     from progressive_cascade.physics import water_equivalent
 
     if exposure.is_monoenergetic and exposure.spectrum == f"{EFFECTIVE_ENERGY_KEV:g}keV":
