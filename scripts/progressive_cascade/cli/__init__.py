@@ -42,6 +42,7 @@ def build_parser() -> Parser:
         phantom,
         reconstruction,
         report,
+        service,
         simulation,
         training,
     )
@@ -64,6 +65,7 @@ def build_parser() -> Parser:
     training.add_train(commands)
     evaluation.add_evaluate(commands)
     export.add_export(commands)
+    service.add_serve(commands)
     return parser
 
 

@@ -104,8 +104,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
         return run_folder(options, lambda one: reconstruct_pair(one, network))
     if options.pa is None or options.lateral is None:
         raise UserError("--pa and --lateral must be given, or --input with a folder of pairs")
-    page = page_path(options)
-    _check_files(options, page)
+    check_outputs(options)
     network = load_cascade(options.checkpoint, select_device(options.device))
     try:
         reconstruct_pair(options, network)
@@ -177,8 +176,13 @@ def _reconstruct(options: argparse.Namespace, pair: Pair, network: ProgressiveCa
     return result
 
 
-def _check_files(options: argparse.Namespace, page: Path | None) -> None:
-    """Refuses, before any work, files that cannot be written, that exist, or that are inputs."""
+def check_outputs(options: argparse.Namespace) -> None:
+    """Refuses, before any work, files of a pair that cannot be written, that exist, or that are inputs.
+
+    Raises:
+        UserError: naming option and file.
+    """
+    page = page_path(options)
     check_output_file(options.output, NIFTI)
     if options.uncertainty is not None:
         check_output_file(options.uncertainty, NIFTI, "--uncertainty")

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reconstructions for other machines: HTTP service with a lasting queue, watch folder, DICOM node, DICOMweb poll.
+
+Each name is looked up in its module when it is first used: a watch folder needs no web server.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from progressive_cascade.service.app import build_app
+    from progressive_cascade.service.pool import Pool
+    from progressive_cascade.service.process import WorkerProcess
+    from progressive_cascade.service.settings import Settings
+    from progressive_cascade.service.store import Store
+
+__all__ = ["Pool", "Settings", "Store", "WorkerProcess", "build_app"]
+
+_HOMES = {
+    "Pool": "pool",
+    "Settings": "settings",
+    "Store": "store",
+    "WorkerProcess": "process",
+    "build_app": "app",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service whose workers need no network: what they do stands in the radiograph; and radiographs to send."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from progressive_cascade.errors import RunError, UserError
+from progressive_cascade.service import Settings
+
+RUNNER = "tests.support.service:load"
+SLOW, DEADLY, WRONG, BROKEN, BUG = 11, 12, 13, 14, 15
+"""The first grey level of a radiograph, and what a worker makes of it."""
+
+
+def load(settings: dict[str, Any]) -> Callable[[Sequence[str]], None]:
+    """A runner in place of the network."""
+    if settings.get("broken"):
+        raise UserError("checkpoint must be one, got none")
+    loaded = f"{os.getpid()}"
+
+    def run(arguments: Sequence[str]) -> None:
+        parser = argparse.ArgumentParser()
+        for name in ("--pa", "--lateral", "--output", "--refine"):
+            parser.add_argument(name)
+        options, _ = parser.parse_known_args(arguments)
+        level = np.asarray(Image.open(options.pa))[0, 0]
+        _act(level, settings, options.pa)
+        output = Path(options.output)
+        for name, content in (("ct.nii.gz", f"ct of {options.refine}"), ("ct.json", loaded), ("ct.html", "<p>page")):
+            (output.parent / name).write_text(content)
+        with open(settings["log"], "a", encoding="utf-8") as stream:
+            stream.write(f"{Path.cwd().name}\n")
+
+    return run
+
+
+def _act(level: int, settings: dict[str, Any], name: str) -> None:
+    if level == SLOW:
+        time.sleep(settings.get("seconds", 30.0))
+    if level == DEADLY:
+        os._exit(9)
+    if level == WRONG:
+        raise UserError(f"{name} must show a patient,\ngot nothing")
+    if level == BROKEN:
+        raise RunError("out of memory")
+    if level == BUG:
+        raise KeyError("Doe^Jane")
+
+
+def picture(level: int = 100, side: int = 64) -> bytes:
+    """A PNG whose first pixel is of that level."""
+    pixels = np.full((side, side), 200, np.uint8)
+    pixels[0, 0] = level
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def pair(level: int = 100) -> dict[str, tuple[str, bytes]]:
+    """Two files as a client sends them, under a patient's name."""
+    return {"pa": ("Doe_Jane_pa.png", picture(level)), "lateral": ("Doe_Jane_lat.png", picture())}
+
+
+def settings(folder: Path, **changes: Any) -> Settings:
+    """A service for tests, which names itself `testserver`."""
+    runner_settings = {"log": str(folder / "ran.txt"), **changes.pop("runner_settings", {})}
+    usual = {"hosts": ("testserver", "127.0.0.1"), "grace_seconds": 5.0}
+    return Settings(folder=folder / "data", runner=RUNNER, runner_settings=runner_settings, **{**usual, **changes})
+
+
+@contextmanager
+def serving(folder: Path, **changes: Any) -> Iterator[Any]:
+    """A client of a service in this process, whose first worker has loaded."""
+    from fastapi.testclient import TestClient
+
+    from progressive_cascade.service import build_app
+
+    with TestClient(build_app(settings(folder, **changes)), raise_server_exceptions=False) as client:
+        if not changes.get("runner_settings", {}).get("broken"):
+            wait_for(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """What a function gives when it first gives something true."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < end, f"nothing happened for {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def finished(client: Any, identifier: str) -> dict[str, Any]:
+    """A job that has ended."""
+    return wait_for(lambda: _ended(client.get(f"/jobs/{identifier}").json()))
+
+
+def _ended(job: dict[str, Any]) -> dict[str, Any] | None:
+    return job if job["state"] in ("done", "failed") else None
