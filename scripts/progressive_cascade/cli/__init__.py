@@ -15,6 +15,7 @@ from progressive_cascade.cli.common import (
     Parser,
     broke_underway,
     describe_error,
+    keep_freed_memory,
     print_what_the_terminal_can,
 )
 
@@ -82,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     print_what_the_terminal_can()
+    if argv is None:
+        keep_freed_memory()
     try:
         options = build_parser().parse_args(arguments)
         code = options.run(options)

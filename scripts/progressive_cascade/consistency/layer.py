@@ -62,10 +62,10 @@ class DataConsistency(nn.Module):
         self.grid = grid
         self.num_iterations = num_iterations
         self.axes = list(program_axes(ConeBeam()) if axes is None else axes)
-        self.mu_water = water_attenuation()
-        self.mu_max = self.mu_water * (1.0 + HU_MAX / 1000.0)
-        self.hu_span = HU_MAX - HU_MIN
-        self.hu_min = HU_MIN
+        # mu = mu_span x + mu_lowest
+        self.mu_max = water_attenuation() * (1.0 + HU_MAX / 1000.0)
+        self.mu_lowest = water_attenuation() * (1.0 + HU_MIN / 1000.0)
+        self.mu_span = self.mu_max - self.mu_lowest
         # Without iterations nothing would reach the parameter, which distributed training does not forgive.
         start = torch.tensor(math.log(noise_regularization(noise, voxel_size)))
         self.log_regularization = nn.Parameter(start, requires_grad=num_iterations > 0)
@@ -132,12 +132,11 @@ class DataConsistency(nn.Module):
 
     def to_mu(self, volume: Tensor) -> Tensor:
         """[0, 1] to mu [1/mm]; below vacuum counts as vacuum."""
-        return ((volume * self.hu_span + (self.hu_min + 1000.0)) * (self.mu_water / 1000.0)).clamp(min=0.0)
+        return (volume * self.mu_span + self.mu_lowest).clamp(min=0.0)
 
     def from_mu(self, mu: Tensor) -> Tensor:
         """mu [1/mm] to [0, 1]; the range of the networks is kept."""
-        hu = mu.clamp(0.0, self.mu_max) * (1000.0 / self.mu_water) - 1000.0
-        return (hu - self.hu_min) / self.hu_span
+        return mu.clamp(0.0, self.mu_max) * (1.0 / self.mu_span) - self.mu_lowest / self.mu_span
 
 
 def shrink_radiographs(

@@ -60,7 +60,7 @@ def solve_consistency(
         normal = explained + regularization * direction
         # A residual of exactly zero (a volume that explains its radiographs) must give a step of zero, not 0 / 0.
         step = energy / _dot(direction, normal).clamp(min=1e-30)
-        mu = mu + step.unsqueeze(-1) * smeared
+        mu = torch.addcmul(mu, step.unsqueeze(-1), smeared)
         residual = residual - step * normal
         previous, energy = energy, _dot(residual, residual)
         direction = residual + energy / previous.clamp(min=1e-30) * direction
