@@ -237,7 +237,8 @@ def test_evaluation_lies_on_the_device(source, monkeypatch, tmp_path):
     settings = {
         "refine_steps": 0,
         "num_phantoms": 1,
-        "num_mean_phantoms": 1,
+        "preprocessing#transforms#0#spatial_size": 32,
+        "report#mean": "$@training_mean(num_phantoms=1, grid=32)",
         "pictures": False,
         "output_dir": str(tmp_path),
     }

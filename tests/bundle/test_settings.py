@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from progressive_cascade.training.handlers import NamedHandlers
 from progressive_cascade.training.settings import RULES, check_settings, check_value
 from progressive_cascade.training.stages import STAGES, stage_config
 from progressive_cascade.training.unknown import find_unknown
+from tests.support.processes import Child, type_monai
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 WORKFLOWS = ("stage1", "stage2", "stage3", "train", "evaluate", "inference")
@@ -180,40 +180,14 @@ TYPED = {
         r"key 'roi_sise' must .* roi_size\?",
     ),
 }
-# Runs `monai.bundle` as `python -m` does, once for each list of arguments, in children of a process that has already
-# imported it: a second each in place of ten.
-_MANY = """
-import json, os, runpy, sys
-import monai.bundle, progressive_cascade.training.settings
-sys.modules.pop("monai.bundle.__main__", None)
-for name, arguments in json.load(sys.stdin).items():
-    child = os.fork()
-    if child == 0:
-        os.dup2(os.open(f"{sys.argv[1]}/{name}", os.O_WRONLY | os.O_CREAT), 2)
-        sys.argv = ["monai.bundle", "run", *arguments]
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-    else:
-        print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """Exit code and stderr of every command of :data:`TYPED`."""
-    if not hasattr(os, "fork"):
-        pytest.skip("this system cannot fork")
-    folder = tmp_path_factory.mktemp("stderr")
-    given = json.dumps({name: arguments for name, (arguments, _) in TYPED.items()})
-    command = [sys.executable, "-c", _MANY, str(folder)]
-    done = subprocess.run(command, cwd=BUNDLE, input=given, capture_output=True, text=True, check=True)
-    codes = [line.rsplit(" ", 1) for line in done.stdout.splitlines() if line.rpartition(" ")[0] in TYPED]
-    return {name: (int(code), (folder / name).read_text()) for name, code in codes}
 
 
 @pytest.mark.parametrize("name", TYPED)
-def test_every_wrong_setting_is_one_line(told: dict[str, tuple[int, str]], name: str) -> None:
+def test_every_wrong_setting_is_one_line(name: str, tmp_path: Path) -> None:
     """The reason is the one line of error, without a traceback, and the exit code is 1."""
-    _check_told(*told[name], TYPED[name][1])
+    arguments, words = TYPED[name]
+    child = Child(tmp_path / "log", type_monai, "run", *arguments)
+    _check_told(child.wait(), child.text(), words)
 
 
 def test_monais_own_command_says_it_in_one_line() -> None:

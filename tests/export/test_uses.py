@@ -183,6 +183,7 @@ def test_evaluation_runs_in_the_exported_folder(bundle, monkeypatch, tmp_path):
     """One phantom, scored and written."""
     monkeypatch.chdir(bundle)
     settings = {"baselines": False, "pictures": False, "num_phantoms": 1, "output_dir": str(tmp_path)}
+    settings["preprocessing#transforms#0#spatial_size"] = 32
     run_bundle(config_file="configs/evaluate.json", **settings)
     scores = json.loads((tmp_path / "evaluation_metrics.json").read_text())
     assert scores["num_cases"] == 1

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import multiprocessing.forkserver
 import os
+import runpy
 import socket
 import sys
 import time
@@ -17,9 +20,10 @@ from monai.bundle.scripts import run
 
 from tests.bundle.test_configs import BUNDLE, TINY
 
+_ROOT = BUNDLE.parent
 # A fork of the tests' own process would inherit locks that threads of earlier tests held.
 _FORK = multiprocessing.get_context("forkserver")
-_FORK.set_forkserver_preload([__name__])
+_FORK.set_forkserver_preload([__name__, "tests.support.preloaded"])
 
 
 def tiny_settings(output: Path, cache: Path, stage: int = 1, **changes: Any) -> dict[str, Any]:
@@ -46,6 +50,19 @@ def train(settings: Mapping[str, Any], stage: int = 1, overlays: Sequence[str] =
     os.chdir(BUNDLE)
     files = [f"configs/{name}.json" for name in (f"stage{stage}", *overlays)]
     run(run_id="training", config_file=files, **settings)
+
+
+def type_monai(*arguments: str) -> None:
+    """Runs ``python -m monai.bundle`` with arguments, in the bundle's folder."""
+    os.chdir(BUNDLE)
+    sys.modules.pop("monai.bundle.__main__", None)
+    sys.argv = ["monai.bundle", *arguments]
+    try:
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    except Exception:
+        # A child of multiprocessing prints the traceback itself, without asking.
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.exit(1)
 
 
 def train_rank(rank: int, port: int, settings: Mapping[str, Any], stage: int = 1) -> None:
@@ -76,6 +93,7 @@ class Child:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
+        _start_server()
         self.process = _FORK.Process(target=_logged, args=(log, function, arguments))
         self.process.start()
 
@@ -99,6 +117,15 @@ class Child:
     def text(self) -> str:
         """What it has printed."""
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+@functools.cache
+def _start_server() -> None:
+    """The process to fork from, in the checkout's folder: only there does it find what it imports beforehand."""
+    before = Path.cwd()
+    os.chdir(_ROOT)
+    multiprocessing.forkserver.ensure_running()
+    os.chdir(before)
 
 
 def _logged(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -78,7 +78,8 @@ def unlearned(image: Tensor, beam: ConeBeam, shape: tuple[int, int, int] = VOLUM
         float32 volumes [HU] in the HU window by the method's name.
     """
     methods = {"back_projection": normalized_backprojection, "least_squares": least_squares}
-    volumes = {name: mu_to_hu(method(image, beam)).clamp(HU_MIN, HU_MAX) for name, method in methods.items()}
+    grid = min(_GRID, shape[0])
+    volumes = {name: mu_to_hu(method(image, beam, grid)).clamp(HU_MIN, HU_MAX) for name, method in methods.items()}
     return {name: resize(volume, shape)[0, 0].cpu().numpy() for name, volume in volumes.items()}
 
 

@@ -136,10 +136,11 @@ class EvaluationReport:
             UserError: where the CT shows no body.
         """
         methods = dict(reconstructions)
+        shape = (case.hu.shape[0], case.hu.shape[1], case.hu.shape[2])
         if self.mean is not None:
-            methods["mean_volume"] = self.mean
+            methods["mean_volume"] = resize(torch.from_numpy(self.mean)[None, None], shape)[0, 0].numpy()
         if self.baselines:
-            methods.update(unlearned(image, self.beam, (case.hu.shape[0], case.hu.shape[1], case.hu.shape[2])))
+            methods.update(unlearned(image, self.beam, shape))
         measured = image[0].cpu().numpy()
         projections = {name: self._reproject(volume) for name, volume in methods.items()}
         truths = {size: _truth(case, size) for size in {volume.shape[0] for volume in methods.values()}}
