@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +174,20 @@ def test_too_little_memory_is_told_with_sizes_and_a_way_out(monkeypatch):
     with pytest.raises(UserError, match=r"batch of 1 volumes of \(8, 7, 6\) voxels.*smaller window"):
         mu = torch.zeros(1, 1, *SHAPE, device=DEVICE)
         line_integrals(mu, ALIGNED, affine=volume_affine(SHAPE, 6.0), backend="triton")
+
+
+def test_kernels_compile_for_an_h100(tmp_path):
+    """To machine code, by the compiler that runs where the GPU is; the interpreter takes what the compiler refuses."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.compiled_kernels", "90"],
+        cwd=Path(__file__).parents[2],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    compiled = json.loads(run.stdout)
+    assert len(compiled) == 6
+    assert all(size > 10_000 for _, _, size in compiled)
