@@ -58,6 +58,67 @@ def _act(level: int, settings: dict[str, Any], name: str) -> None:
         raise KeyError("Doe^Jane")
 
 
+def load_series(settings: dict[str, Any]) -> Callable[[Sequence[str]], None]:
+    """A runner that writes a small CT series of the DICOM radiographs it is given."""
+    from progressive_cascade.export.dicom import write_dicom_series
+
+    def run(arguments: Sequence[str]) -> None:
+        parser = argparse.ArgumentParser()
+        for name in ("--pa", "--lateral", "--dicom-output"):
+            parser.add_argument(name)
+        parser.add_argument("--keep-identity", action="store_true")
+        options, _ = parser.parse_known_args(arguments)
+        hu = np.random.default_rng(0).integers(-1000, 1000, (8, 8, 8)).astype(np.int16)
+        sources = (options.pa, options.lateral)
+        kept = options.keep_identity
+        write_dicom_series(hu, np.diag([2.0, 2, 2, 1]), options.dicom_output, sources=sources, keep_identity=kept)
+
+    return run
+
+
+def radiographs(folder: Path) -> list[Path]:
+    """A DX pair of one study of today, without anything that tells which is which in its names."""
+    import datetime
+
+    from tests.support import dicom_files
+
+    study, paths = dicom_files.pydicom.uid.generate_uid(), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (view, letters) in enumerate((("PA", ["L", "F"]), ("LL", ["A", "F"]))):
+        dataset = dicom_files.dx(ViewPosition=view, PatientOrientation=letters, StudyInstanceUID=study)
+        dataset.Rows = dataset.Columns = 64
+        dataset.SeriesInstanceUID = dicom_files.pydicom.uid.generate_uid()
+        dataset.PatientName, dataset.StudyDate = "Doe^Jane", f"{datetime.date.today():%Y%m%d}"
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+        dataset.PixelData = np.full((64, 64), 100 + number, np.uint16).tobytes()
+        paths.append(dicom_files.save(dataset, folder / f"{number}.dcm"))
+    return paths
+
+
+@contextmanager
+def watching(
+    folder: Path, runner: str = "load", each: Callable[[], None] = lambda: None, **changes: Any
+) -> Iterator[Any]:
+    """A watch of ``folder/in`` that is looking."""
+    import threading
+
+    from progressive_cascade.service import WorkerProcess
+    from progressive_cascade.service.watch import Watch, WatchSettings
+
+    quick = {"settle_seconds": 0.1, "poll_seconds": 0.05, "source": folder / "in", "target": folder / "out"}
+    settings = WatchSettings(**{**quick, **changes})
+    worker = WorkerProcess(f"{__name__}:{runner}", {"log": str(folder / "ran.txt")})
+    watch = Watch(settings, [worker])
+    thread = threading.Thread(target=watch.run, args=(each,))
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.is_stopping.set()
+        thread.join()
+
+
 def picture(level: int = 100, side: int = 64) -> bytes:
     """A PNG whose first pixel is of that level."""
     pixels = np.full((side, side), 200, np.uint8)

@@ -39,6 +39,7 @@ def build_parser() -> Parser:
         dataset,
         demo,
         evaluation,
+        exchange,
         export,
         phantom,
         reconstruction,
@@ -67,6 +68,8 @@ def build_parser() -> Parser:
     evaluation.add_evaluate(commands)
     export.add_export(commands)
     service.add_serve(commands)
+    exchange.add_watch(commands)
+    exchange.add_listen(commands)
     return parser
 
 

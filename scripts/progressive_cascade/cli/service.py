@@ -30,7 +30,8 @@ RUNNER = "progressive_cascade.cli.service:load_runner"
 TOKEN = "PROGRESSIVE_CASCADE_TOKEN"
 """The environment's name for the bearer token."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_NOT_INSTALLED = "{} is not installed; pip install 'progressive-cascade[service]'"
+NOT_INSTALLED = "{} is not installed; pip install 'progressive-cascade[service]'"
+"""Of a package that a service needs."""
 _SERVE = f"""
 Reconstruct for other programs and people, over HTTP.
 
@@ -105,7 +106,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
         from progressive_cascade.service import Settings, build_app
     except ImportError as error:
-        raise UserError(_NOT_INSTALLED.format(error.name)) from error
+        raise UserError(NOT_INSTALLED.format(error.name)) from error
     hosts = ("localhost", "127.0.0.1", "[::1]") if is_local else None
     settings = Settings(
         folder=options.data.absolute(),

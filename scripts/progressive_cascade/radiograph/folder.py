@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class PairFiles:
     problem: str = ""
 
 
-def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
+def find_pairs(folder: Path, table: Path | None = None, *, without: Collection[str] = ()) -> list[PairFiles]:
     """Finds the pairs of a folder.
 
     Names: ``ID_pa.png`` and ``ID_lat.png`` (pa, ap, frontal; lat, lateral, ll, rl; after ``_``, ``-``, ``.`` or a
@@ -48,6 +48,7 @@ def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
     Args:
         folder: searched with its sub-folders.
         table: a CSV with the columns ``case``, ``pa`` and ``lateral``, paths relative to the folder.
+        without: names of sub-folders that are passed over.
 
     Returns:
         One for each case, in the order of their names; incomplete ones too, with what is wrong with them.
@@ -62,6 +63,8 @@ def find_pairs(folder: Path, table: Path | None = None) -> list[PairFiles]:
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     problems: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        if path.relative_to(folder).parts[0] in without:
+            continue
         placed = _by_name(folder, path) or _by_tags(path)
         if placed is None:
             continue

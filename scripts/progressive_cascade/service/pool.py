@@ -54,7 +54,7 @@ class Pool:
 
     def __init__(self, store: Store, settings: Settings, metrics: Metrics) -> None:
         self._store, self._settings, self._metrics = store, settings, metrics
-        self.workers: list[Worker] = [_make_worker(settings) for _ in range(settings.workers)]
+        self.workers: list[Worker] = [make_worker(settings) for _ in range(settings.workers)]
         self._is_closing, self._is_stopping = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, args=(worker,), daemon=True, name=f"worker {number}")
@@ -133,7 +133,8 @@ class Pool:
                 LOG.info("%d jobs were removed after %g h", count, self._settings.keep_hours)
 
 
-def _make_worker(settings: Settings) -> Worker:
+def make_worker(settings: Settings) -> Worker:
+    """A worker of this machine, or of the cluster that the settings name."""
     if settings.dask is None:
         return WorkerProcess(settings.runner, settings.runner_settings)
     from progressive_cascade.service.cluster import ClusterWorker

@@ -99,6 +99,7 @@ class WorkerProcess:
                     return Outcome("late", f"it took longer than {seconds:g} s")
                 continue
             if told is None:
+                self.stop()  # it may be dying still, and must not be given the next job
                 return Outcome("died")
             return Outcome(told["kind"], told["line"])  # type: ignore[arg-type]
 

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the DICOM node and the archive: a pair in, a series out, and nothing in between that names anybody."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pynetdicom")
+import httpx
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+
+from progressive_cascade.errors import RunError
+from progressive_cascade.service.delivery import Delivery
+from progressive_cascade.service.dicom_node import Node, start_listener
+from progressive_cascade.service.dicomweb import Archive
+from tests.support.service import radiographs, wait_for, watching
+
+_IDENTITY = b"Doe"
+
+
+class _Taken:
+    """A destination that fails at first."""
+
+    def __init__(self) -> None:
+        self.calls, self.files = 0, []
+
+    def send(self, files: Sequence[Path]) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise RunError("no")
+        self.files += files
+
+
+def _send(paths: Sequence[Path], port: int, title: str = "CASCADE") -> list[int]:
+    from pynetdicom import AE
+
+    entity = AE(ae_title="MODALITY")
+    entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", ExplicitVRLittleEndian)
+    entity.add_requested_context("1.2.840.10008.1.1")
+    association = entity.associate("127.0.0.1", port, ae_title=title)
+    if not association.is_established:
+        return []
+    codes = [association.send_c_echo().Status]
+    codes += [association.send_c_store(dcmread(path)).Status for path in paths]
+    association.release()
+    return codes
+
+
+def test_a_pair_comes_and_a_series_goes_by_c_store(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent again after a failure, once; C-ECHO is answered; another title is refused; names of files name nobody."""
+    monkeypatch.setattr("progressive_cascade.service.delivery._FIRST_PAUSE", 0.1)
+    paths = radiographs(tmp_path / "given")
+    received: list[Any] = []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        pacs_port = probe.getsockname()[1]
+    pacs = _pacs(pacs_port, received)
+    node, taken = Node.parse(f"PACS@127.0.0.1:{pacs_port}", "CASCADE"), _Taken()
+    delivery = Delivery(tmp_path / "in", tmp_path / "out", taken)
+    arguments = ("--dicom-output", "work/dicom", "--keep-identity")
+    with watching(tmp_path, "load_series", delivery.look, arguments=arguments):
+        listener = start_listener(tmp_path / "in", host="127.0.0.1", port=free_port, title="CASCADE")
+        assert _send(paths, free_port) == [0, 0, 0]
+        assert _send(paths, free_port, "OTHER") == []
+        wait_for(lambda: len(taken.files) == 8)
+        listener.shutdown()
+    assert taken.calls == 2 and list((tmp_path / "out").glob("*/sent.txt"))
+    node.send(taken.files)
+    pacs.shutdown()
+    assert {one.StudyInstanceUID for one in received} == {dcmread(paths[0]).StudyInstanceUID}
+    assert len({one.SOPInstanceUID for one in received}) == 8 and received[0].Modality == "CT"
+    assert not [path for path in tmp_path.rglob("*") if _IDENTITY in path.name.encode()]
+    delivery._keep = -1.0
+    delivery.look()
+    assert not list((tmp_path / "out").iterdir()) and not list((tmp_path / "in" / "done").iterdir())
+
+
+def _pacs(port: int, received: list[Any]) -> Any:
+    from pynetdicom import AE, evt
+
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.1.2")
+
+    def store(event: Any) -> int:
+        received.append(dcmread(event.dataset_path) if hasattr(event, "dataset_path") else event.dataset)
+        return 0
+
+    return entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+
+
+def test_a_node_that_is_not_there_is_told_of(free_port: int, tmp_path: Path) -> None:
+    """In one line, so that the series is sent again."""
+    with pytest.raises(RunError, match="must take an association"):
+        Node.parse(f"PACS@127.0.0.1:{free_port}", "CASCADE").send([])
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path, free_port: int) -> Iterator[tuple[str, int]]:
+    """Debian's Orthanc with its DICOMweb plugin: URL and DICOM port; skips where it is not installed."""
+    program, plugin = shutil.which("Orthanc"), Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    if program is None or not plugin.exists() or shutil.which("storescu") is None:
+        pytest.skip("Orthanc, its DICOMweb plugin or dcmtk's storescu are not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        dicom_port = probe.getsockname()[1]
+    settings = {
+        **{"StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db"), "Plugins": [str(plugin)]},
+        **{"HttpPort": free_port, "DicomPort": dicom_port, "DicomCheckCalledAet": False, "HttpsVerifyPeers": False},
+        **{"RemoteAccessAllowed": False, "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True},
+        **{"DicomWeb": {"Enable": True}},
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(settings))
+    process = subprocess.Popen([program, str(tmp_path / "orthanc.json")], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{free_port}"
+    try:
+        wait_for(lambda: process.poll() is not None or _answers(url))
+        yield url, dicom_port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/system").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_orthanc_gets_a_ct_series_for_a_pair(tmp_path: Path, orthanc: tuple[str, int]) -> None:
+    """DX pair by storescu, CT series by STOW-RS into the same study, and by WADO-RS it comes back as it was."""
+    url, dicom_port = orthanc
+    paths = radiographs(tmp_path / "given")
+    command = ["storescu", "-aec", "ORTHANC", "127.0.0.1", str(dicom_port), *map(str, paths)]
+    subprocess.run(command, check=True)
+    archive = Archive(f"{url}/dicom-web")
+    delivery = Delivery(tmp_path / "in", tmp_path / "out", archive)
+
+    def each() -> None:
+        archive.look(tmp_path / "in", tmp_path / "seen")
+        delivery.look()
+
+    arguments = ("--dicom-output", "work/dicom", "--keep-identity")
+    with watching(tmp_path, "load_series", each, arguments=arguments):
+        wait_for(lambda: list((tmp_path / "out").glob("*/sent.txt")))
+    modalities = sorted(
+        httpx.get(f"{url}/series/{one}").json()["MainDicomTags"]["Modality"]
+        for one in httpx.get(f"{url}/series").json()
+    )
+    assert modalities == ["CT", "DX", "DX"] and len(httpx.get(f"{url}/studies").json()) == 1
+    sent = [dcmread(path) for path in sorted((tmp_path / "out").glob("*/dicom/*.dcm"))]
+    for one in sent:
+        identity = (one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID)
+        assert archive._client.retrieve_instance(*identity) == one
+    assert len(sent) == 8

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the watched folder: what has settled is done once, nothing is deleted, an interruption costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from tests.support.commands import fails_with
+from tests.support.service import DEADLY, SLOW, WRONG, picture, wait_for, watching
+
+
+def _put(folder: Path, name: str, level: int = 100) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for view, content in (("pa", picture(level)), ("lat", picture())):
+        (folder / f"{name}_{view}.png").write_bytes(content)
+
+
+def _names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pairs_are_done_or_failed_and_nothing_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A good pair, one that is wrong, one that kills its workers, a view alone, and a file that is no radiograph."""
+    caplog.set_level("INFO")
+    source = tmp_path / "in"
+    for name, level in (("Doe", 100), ("Wrong", WRONG), ("Deadly", DEADLY)):
+        _put(source, name, level)
+    (source / "Doe_pa.json").write_text("{}")
+    (source / "Alone_pa.png").write_bytes(picture())
+    (source / "notes.txt").write_text("-")
+    with watching(tmp_path, wait_seconds=0.5):
+        wait_for(lambda: _names(source) >= {"done/Doe/Doe_pa.png", "failed/Alone/Alone_pa.png"})
+        wait_for(lambda: _names(source) >= {"failed/Deadly/Deadly_pa.png", "failed/Wrong/Wrong_lat.png"})
+    assert _names(source) == {
+        *("notes.txt", "done/Doe/Doe_pa.png", "done/Doe/Doe_lat.png", "done/Doe/Doe_pa.json"),
+        *(f"failed/{name}/{name}_{view}.png" for name in ("Wrong", "Deadly") for view in ("pa", "lat")),
+        *("failed/Alone/Alone_pa.png", *(f"failed/{name}/reason.txt" for name in ("Wrong", "Deadly", "Alone"))),
+    }
+    assert "must show a patient" in (source / "failed" / "Wrong" / "reason.txt").read_text()
+    assert (tmp_path / "out" / "Doe" / "ct.nii.gz").is_file()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"Doe"}
+    assert "Doe" not in caplog.text and "done" in caplog.text
+
+
+def test_a_pair_is_done_once_whatever_interrupts(tmp_path: Path) -> None:
+    """Stopped at work it is begun again; stopped between result and move it is only moved; a new pair of the same name
+    stands beside the old one.
+    """
+    source = tmp_path / "in"
+    _put(source, "a", SLOW)
+    with watching(tmp_path):
+        wait_for(lambda: any((tmp_path / "out").glob(".work-*/input/lateral.png")))
+    assert not (source / "done").exists() and not list((tmp_path / "out").iterdir())
+    _put(source, "a")
+    for times in (1, 1, 2):
+        with watching(tmp_path):
+            wait_for(lambda: not list(source.glob("*.png")))
+        assert len((tmp_path / "ran.txt").read_text().split()) == times
+        _put(source, "a", 100 if times == 1 and not (source / "done" / "a-2").exists() else 101)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "a-2"}
+    assert {path.name for path in (source / "done").iterdir()} == {"a", "a-2", "a-3"}
+
+
+def test_a_file_that_grows_is_left_alone(tmp_path: Path) -> None:
+    """Until it has not changed for a while."""
+    _put(tmp_path / "in", "a")
+    path, content = tmp_path / "in" / "a_pa.png", picture()
+    with watching(tmp_path, settle_seconds=0.4) as watch:
+        for length in range(1, len(content), 1 + len(content) // 10):
+            path.write_bytes(content[:length])
+            watch.is_stopping.wait(0.1)
+            assert path.exists()
+        path.write_bytes(content)
+        wait_for(lambda: (tmp_path / "out" / "a").exists())
+
+
+def test_commands_refuse_what_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, before they begin."""
+    (tmp_path / "in").mkdir()
+    assert "outside of IN" in fails_with(capsys, "watch", tmp_path / "in", tmp_path / "in" / "out")
+    assert "IN must be" in fails_with(capsys, "watch", tmp_path / "no", tmp_path / "out")
+    both = ("watch", tmp_path / "in", tmp_path / "out", "--")
+    assert "--output" in fails_with(capsys, *both, "--outp", "x.nii.gz")
+    assert "--device" in fails_with(capsys, *both, "--device", "cpu")
+    assert "--refine" in fails_with(capsys, *both, "--refine", "-3")
+    spool = ("listen", "--spool", tmp_path / "spool")
+    assert "--port or --dicomweb" in fails_with(capsys, *spool)
+    assert "--send" in fails_with(capsys, *spool, "--port", 11112)
+    assert "AET@HOST:PORT" in fails_with(capsys, *spool, "--port", 11112, "--send", "PACS")
+    assert "--caller" in fails_with(capsys, *spool, "--port", 11112, "--send", "PACS@h:104", "--host", "0.0.0.0")
