@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fastapi")
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 
 from tests.support.service import DEADLY, SLOW, WRONG, finished, pair, serving
 
@@ -19,6 +19,8 @@ from tests.support.service import DEADLY, SLOW, WRONG, finished, pair, serving
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """Address of a cluster of two processes on this machine."""
+    import distributed
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
