@@ -7,6 +7,7 @@ the traceback instead.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -88,8 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_what_the_terminal_can()
     if argv is None:
         keep_freed_memory()
+    from progressive_cascade.cli import exchange
+
     try:
-        options = build_parser().parse_args(arguments)
+        own, rest = exchange.split(arguments)
+        options = build_parser().parse_args(own, argparse.Namespace(arguments=rest))
         code = options.run(options)
     except KeyboardInterrupt:
         print("progressive-cascade: interrupted", file=sys.stderr)

@@ -83,6 +83,14 @@ def add_listen(commands: Any) -> None:
     _add_common(parser)
 
 
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of `watch` or `listen`, and what follows `--`; of another command all are its own."""
+    if not {"watch", "listen"} & set(arguments[:1]) or "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settle", type=amount, default=5.0, metavar="S", help="files unchanged so long are whole (default: 5)"
@@ -91,7 +99,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--wait", type=amount, default=3600.0, metavar="S", help="a view waits so long for the other (default: 3600)"
     )
     add_worker_options(parser)
-    parser.add_argument("arguments", nargs="*", metavar="-- OPTION", help="options of `reconstruct`")
 
 
 def run_watch(options: argparse.Namespace) -> None:
