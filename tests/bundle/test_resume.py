@@ -7,12 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 
-from progressive_cascade.training.kept import list_states, load_state
-from tests.support.processes import Child, same, tiny_settings, train
-
-KEPT = ("network", "average", "optimizer", "lr_scheduler", "clip", "best", "epoch", "iteration")
+from progressive_cascade.training.kept import list_states
+from tests.support.kills import Miniature, differences
+from tests.support.processes import Child, tiny_settings, train
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +25,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert Child(folder / "log", train, tiny_settings(folder, cache)).wait() == 0
     return folder
-
-
-def assert_same_end(folder: Path, expected: Path, stage: int = 1) -> None:
-    """The last state and the best weights of two runs are the same."""
-    states = [load_state(list_states(each / f"logs{stage}" / "checkpoints")[0]) for each in (folder, expected)]
-    for key in KEPT:
-        assert same(states[0][key], states[1][key]), key
-    best = [torch.load(each / "models" / f"stage{stage}_best.pt", weights_only=True) for each in (folder, expected)]
-    assert same(best[0], best[1])
 
 
 def test_a_killed_run_ends_like_one_that_was_not(uninterrupted, cache, tmp_path):
@@ -54,7 +43,8 @@ def test_a_killed_run_ends_like_one_that_was_not(uninterrupted, cache, tmp_path)
     assert last.wait() == 0, last.text()
     assert f"{newest.name} is damaged" in last.text() and f"passed over for {before.name}" in last.text()
     assert "going on from" in last.text()
-    assert_same_end(tmp_path, uninterrupted)
+    ends = [Miniature(each, cache, cache) for each in (uninterrupted, tmp_path)]
+    assert differences(*ends) == []
     assert not folder.exists() and len(list_states(states)) == 2
 
 

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from monai.bundle.scripts import run
 
+from progressive_cascade.cli import main
 from tests.bundle.test_configs import BUNDLE, TINY
+from tests.support.mounts import mount_privately
 
 _ROOT = BUNDLE.parent
 # A fork of the tests' own process would inherit locks that threads of earlier tests held.
@@ -63,6 +65,19 @@ def type_monai(*arguments: str) -> None:
         # A child of multiprocessing prints the traceback itself, without asking.
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         sys.exit(1)
+
+
+def train_mounted(settings: Mapping[str, Any], *mounts: tuple[str, ...]) -> None:
+    """Runs stage 1 here, on file systems of its own."""
+    mount_privately(*mounts)
+    train(settings)
+
+
+def command(arguments: Sequence[str], mounts: Sequence[tuple[str, ...]] = ()) -> None:
+    """Runs the command line here, on file systems of its own where there are mounts."""
+    if mounts:
+        mount_privately(*mounts)
+    sys.exit(main([str(argument) for argument in arguments]))
 
 
 def train_rank(rank: int, port: int, settings: Mapping[str, Any], stage: int = 1) -> None:

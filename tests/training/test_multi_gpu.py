@@ -6,20 +6,13 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from progressive_cascade.training.kept import list_states, load_state
+from progressive_cascade.training.kept import list_states
 from tests.support.exported import make_source
-from tests.support.processes import Child, start_ranks, tiny_settings, train
-
-LOSSES = {
-    1: {"l1": 1.0, "mse": 5.0},
-    2: {"l1": 1.0, "mse": 5.0, "ssim": 0.3, "perceptual": 0.005},
-    3: {"l1": 1.0, "mse": 5.0, "ssim": 0.3, "perceptual": 0.005, "gradient": 0.5, "reprojection": 0.05},
-}
+from tests.support.kills import Miniature, compare_ranks
+from tests.support.processes import start_ranks, tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -34,29 +27,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_source(tmp_path_factory.mktemp("source"))
 
 
-def _state(folder: Path, stage: int) -> dict[str, Any]:
-    return load_state(list_states(folder / f"logs{stage}" / "checkpoints")[0])
-
-
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_processes_train_like_one_with_twice_the_batch(stage, cache, source, tmp_path):
     """Ten steps of each stage's own loss: weights and average agree to 1e-5, the score, too; one process writes."""
-    predecessor = {"predecessor": str(source / "models" / f"stage{stage - 1}_best.pt")} if stage > 1 else {}
-    common = {
-        "epochs": 1, "epoch_size": 20, "checkpoint_minutes": 10, "loss_weights": LOSSES[stage],
-        "num_validation_phantoms": 3, **predecessor,
-    }  # fmt: skip
-    single = tiny_settings(tmp_path / "one", cache, stage, batch_size=2, **common)
-    assert Child(tmp_path / "log", train, single, stage).wait() == 0
-    pair = start_ranks(tmp_path, tiny_settings(tmp_path / "two", cache, stage, batch_size=1, **common), stage)
-    assert [child.wait() for child in pair] == [0, 0], pair[0].text() + pair[1].text()
-    one, two = (_state(tmp_path / name, stage) for name in ("one", "two"))
-    assert one["iteration"] == two["iteration"] == 10
-    for name, value in one["network"].items():
-        torch.testing.assert_close(two["network"][name], value, rtol=0, atol=1e-5)
-        torch.testing.assert_close(two["average"]["network"][name], one["average"]["network"][name], rtol=0, atol=1e-5)
-    assert two["best"]["best_metric"] == pytest.approx(one["best"]["best_metric"], abs=1e-3)
-    assert len(list((tmp_path / "two").rglob("step_*.pt"))) == 1
+    good, told = compare_ranks(Miniature(tmp_path, cache, source, stage))
+    assert good, told
 
 
 def test_when_a_process_dies_the_other_says_so(cache, tmp_path):
