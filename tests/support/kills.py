@@ -78,7 +78,7 @@ def differences(one: Miniature, other: Miniature) -> list[str]:
 
 
 def kills(run: Miniature, count: int, seed: int) -> tuple[bool, str]:
-    """Kills one process of a run of 60 steps again and again, as soon as it has started or some steps later.
+    """Kills one process of a run of 60 steps again and again: while it starts, or up to five steps after a state.
 
     Returns:
         Whether its end is that of a run that was left alone, to the bit, and what happened.
@@ -99,13 +99,18 @@ def kills(run: Miniature, count: int, seed: int) -> tuple[bool, str]:
         first = time.monotonic() - begun
         if any(child.wait(600) for child in children):
             return False, "the run that was left alone failed"
-    longest = first + 0.15 * (time.monotonic() - begun - first)
+    step = (time.monotonic() - begun - first) / 60
     moments, different, rounds = [], [], 0
     while len(moments) < count:
         shutil.rmtree(killed.folder, ignore_errors=True)
-        rounds += 1
-        while (codes := _attempt(killed, changes, draw.uniform(0.05, 1) * longest, moments, count)) is None:
-            pass
+        rounds, codes = rounds + 1, None
+        while codes is None:
+            early = draw.random() < 0.25
+            seconds = draw.uniform(0.1, 1) * first if early else draw.uniform(0, 5) * step
+            seconds = seconds if len(moments) < count else None
+            codes = _attempt(killed, killed.settings(**changes), seconds, early=early, victim=draw.randrange(run.ranks))
+            if codes is None:
+                moments.append(int(states[0].stem[5:]) if (states := list_states(killed.states)) else 0)
         if any(codes):
             return False, f"ended by itself with exit codes {codes}"
         different += differences(alone, killed)
@@ -114,17 +119,23 @@ def kills(run: Miniature, count: int, seed: int) -> tuple[bool, str]:
 
 
 def _attempt(
-    run: Miniature, changes: dict[str, Any], seconds: float, moments: list[int], count: int
+    run: Miniature, settings: dict[str, Any], seconds: float | None, *, early: bool, victim: int
 ) -> list[int] | None:
-    """Starts a run and kills one process after a while; None if it was killed, else its exit codes."""
-    children = run.start(run.settings(**changes))
-    end = time.monotonic() + (seconds if len(moments) < count else 3600)
+    """Starts a run and kills one of its processes, so many seconds after its start or its first state (None: never).
+
+    Returns:
+        None if it was killed, else the exit codes.
+    """
+    before = list_states(run.states)[:1]
+    children = run.start(settings)
+    if seconds is not None and not early:
+        children[0].wait_for(lambda: list_states(run.states)[:1] != before, 600)
+    end = time.monotonic() + (3600 if seconds is None else seconds)
     while time.monotonic() < end and all(child.process.is_alive() for child in children):
         time.sleep(0.01)
     struck = all(child.process.is_alive() for child in children)
     if struck:
-        children[len(moments) % len(children)].signal(signal.SIGKILL)
-        moments.append(int(states[0].stem[5:]) if (states := list_states(run.states)) else 0)
+        children[victim].signal(signal.SIGKILL)
     codes = [child.wait(600) for child in children]
     return None if struck else codes
 
@@ -146,7 +157,7 @@ def compare_ranks(run: Miniature) -> tuple[bool, str]:
             loss_weights=LOSSES[run.stage],
         )  # fmt: skip
         children = each.start(settings)
-        if any([child.wait(600) for child in children]):
+        if any(child.wait(600) for child in children):
             return False, " ".join(child.text() for child in children)
     ends = [each.end() for each in (one, two)]
     weights = [{**end["network"], **{f"average {k}": v for k, v in end["average"]["network"].items()}} for end in ends]

@@ -68,7 +68,12 @@ def add_train(commands: Any) -> None:
     add_overwrite(parser)
     _add_resume(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="open every file, print command, steps and disk, and stop"
+        "--tracking", choices=("mlflow", "wandb"), help="also log to files of MLflow, or of Weights & Biases offline"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check all, try one step, print command, steps, disk, memory and time, and stop",
     )
 
 
@@ -114,6 +119,7 @@ def run_train(options: argparse.Namespace) -> None:
             "resume": _RESUME[options.resume],
             "force_resume": options.force_resume,
             "skip_bad": options.skip_bad,
+            **({"tracker": options.tracking} if options.tracking else {}),
             **parse_overrides(options.overrides),
         },
         dataset=options.dataset,
@@ -128,14 +134,14 @@ def run_train(options: argparse.Namespace) -> None:
         )
     for run in runs:
         if options.dry_run:
-            _tell_plan(run, root, num_processes)
+            _tell_plan(run, root, num_processes, predecessor_follows=run.stage - 1 in options.stages)
             continue
         print(f"stage {run.stage}: {' + '.join(path.name for path in run.config_files)}", flush=True)
         _run_stage(run, root, num_processes, options.max_restarts)
 
 
-def _tell_plan(run: StageRun, root: Path, num_processes: int) -> None:
-    """Prints the command and what it will do, after every file has been opened."""
+def _tell_plan(run: StageRun, root: Path, num_processes: int, *, predecessor_follows: bool) -> None:
+    """Prints the command and what it will do, after every file has been opened and a step been tried."""
     from monai.bundle import ConfigParser
 
     from progressive_cascade.training.plan import plan_stage
@@ -145,7 +151,7 @@ def _tell_plan(run: StageRun, root: Path, num_processes: int) -> None:
         parser = ConfigParser()
         parser.read_config([str(path) for path in run.config_files if path.name != "multi_gpu.json"])
         parser.update(dict(run.overrides))
-        for line in plan_stage(parser, processes=num_processes):
+        for line in plan_stage(parser, processes=num_processes, predecessor_follows=predecessor_follows):
             print(line, flush=True)
 
 

@@ -31,9 +31,13 @@ _INCIDENTAL = frozenset(
     }
     | {"checkpoint_minutes", "keep_checkpoints", "num_workers", "skip_bad", "batch_size", "imports", "network"}
     | {"initialize", "run", "training", "finalize", "train::sampler", "validate::sampler", "tracking"}
+    | {"patience", "tracker"}
     | {"train::dataloader", "validate::dataloader", "train::handlers", "validate::handlers"}
 )
-_INCIDENTAL_HANDLERS = ("checkpoint", "log", "tensorboard", "progress", "best", "summary", "tracking", "pictures")
+_INCIDENTAL_HANDLERS = (
+    *("checkpoint", "log", "tensorboard", "progress", "best", "summary", "tracking", "pictures"),
+    *("patience", "history", "speed"),
+)
 # Rooms above this one: what they do happens before or after a training.
 _OTHER_ROOMS = ("report", "evaluation", "export", "service", "cli", "radiograph")
 _PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy")

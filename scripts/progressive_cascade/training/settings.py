@@ -28,6 +28,8 @@ from progressive_cascade.geometry import parse_beam
 from progressive_cascade.inference.refine import MAX_STEPS
 from progressive_cascade.io import read_json
 from progressive_cascade.paths import bundle_root
+from progressive_cascade.training.plan import check_start
+from progressive_cascade.training.tracking import check_tracking
 from progressive_cascade.training.unknown import find_unknown
 
 
@@ -63,6 +65,7 @@ def check_settings(workflow: str) -> None:
     config = parser.get()
     if "MLFlowHandler" in json.dumps(config, default=str) and find_spec("mlflow") is None:
         raise UserError("tracking must name a tool that is installed, got mlflow: pip install mlflow")
+    check_tracking(config.get("tracker"))
     known = [read_json(bundle_root() / "configs" / f"{name}.json") for name in (workflow, "multi_gpu")]
     unknown = find_unknown(config, known)
     if unknown is not None:
@@ -72,6 +75,10 @@ def check_settings(workflow: str) -> None:
         if key in config:
             check_value(key, _resolved(parser, key), rule)
     _check_together({key: _resolved(parser, key) for key in _TOGETHER if key in config})
+    if workflow == "train":
+        lines = check_start(parser, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        if os.environ.get("RANK", "0") == "0":
+            print(*lines, sep="\n", flush=True)
 
 
 def check_value(key: str, value: Any, rule: Rule) -> None:
@@ -160,6 +167,7 @@ RULES: dict[str, Rule] = {
     "max_bad_steps": _whole(1),
     "ema_momentum": _number("a number in [0, 1)", lambda value: 0 <= value < 1, none=True),
     "val_interval": _whole(1),
+    "patience": _whole(1, none=True),
     "num_workers": _whole(0),
     "num_phantoms": _whole(0),
     "num_validation_phantoms": _whole(0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,28 @@ class StageTrainer(SupervisedTrainer):
         if self.stopped_by:
             sys.exit(128 + self.stopped_by)
 
+    def try_step(self, batch: Mapping[str, Any]) -> float:
+        """Simulates, predicts and differentiates a batch, without a step of the optimizer; how long it took [s].
+
+        On a GPU the second of two is timed: the first one loads and compiles.
+
+        Args:
+            batch: of the loader.
+
+        Raises:
+            RunError: if it does not fit into the memory.
+        """
+        self.state.batch = batch  # type: ignore[assignment]
+        on_gpu = torch.device(self.state.device).type == "cuda"
+        begun = time.perf_counter()
+        for _ in range(2 if on_gpu else 1):
+            begun = time.perf_counter()
+            if not self._fits(batch, len(batch["label"])):
+                raise RunError(self._out_of_memory())
+            if on_gpu:
+                torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
     def _explain(self, error: Exception) -> str | None:
         """One line for what breaks under a run; None for what is a fault of the program."""
         if isinstance(error, torch.OutOfMemoryError):
@@ -105,8 +128,10 @@ class StageTrainer(SupervisedTrainer):
             image, targets, args, kwargs = self.prepare_batch(part, self.state.device, self.non_blocking)
             prediction = self.inferer(image, self.network, *args, **kwargs)
             self.loss_function(prediction, targets).backward()
-        except (RuntimeError, MemoryError):  # torch's OutOfMemoryError is one
-            return False
+        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is one
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(str(error)):
+                return False
+            raise
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         return True
