@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from progressive_cascade.errors import UserError, did_you_mean
 from progressive_cascade.io import read_json, save_json
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.training.plan import check_cases
+from tests.support.processes import as_options, tiny_settings
 
 
 @pytest.fixture
@@ -111,16 +113,21 @@ def test_did_you_mean_is_silent_without_a_clue() -> None:
     assert did_you_mean("zzz", [f"key{index}" for index in range(50)]) == ""
 
 
-def test_a_dry_run_opens_every_file_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Steps and disk by their arithmetic, nothing written; a file that is no image is named before anything starts."""
+def test_a_dry_run_checks_tries_and_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps, disk, memory and time by their arithmetic, nothing written; a file that is no image is named."""
     output = tmp_path / "out"
-    arguments = ["train", "--stages", "1", "--output", str(output), "--processes", "2", "--dry-run"]
-    assert main([*arguments, "--set", "num_phantoms=20", "--set", "epochs=3"]) == 0
+    settings = tiny_settings(output, output / "cache", num_phantoms=20, epoch_size=None, batch_size=8)
+    assert main([*as_options(settings), "--processes", "2", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "0 CTs and 20 phantoms for training, 0 CTs and 8 phantoms for validation" in told
+    assert "0 CTs and 20 phantoms for training, 0 CTs and 1 phantoms for validation" in told
     assert "steps: 3 epochs x 2 = 6, of 8 x 2 = 16 cases each" in told
-    assert "cache 28 cases x 128^3 voxels x 3 bytes = 0.18 GB" in told
+    assert "cache 21 cases x 32^3 voxels x 3 bytes = 0.00 GB" in told
+    assert re.search(r"memory: [\d.]+ GB at the most in a step of 8 cases on (cpu|cuda)", told)
+    assert re.search(r"time: 3 x 2 steps x [\d.e-]+ s \+ 3 validations x 1 cases x [\d.e-]+ s = 0:0", told)
     assert not output.exists()
+    missing = {**settings, "predecessor": str(tmp_path / "stage1_best.pt"), "grid": 16}
+    assert main([*as_options(missing, 2), "--dry-run"]) == 2
+    assert "stage1_best.pt must exist before stage 2 is trained" in capsys.readouterr().err
     (tmp_path / "a.nii.gz").write_bytes(b"no image")
     item = {"label": str(tmp_path / "a.nii.gz"), "valid": "", "case": "a", "patient": "p"}
     with pytest.raises(UserError, match=r"a\.nii\.gz must be a readable NIfTI image"):

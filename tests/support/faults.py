@@ -42,9 +42,9 @@ def running(folder: Path, settings: dict[str, Any]) -> Child:
     return child
 
 
-def ended(folder: Path, child: Child, words: str) -> Outcome:
+def ended(folder: Path, child: Child, words: str, seconds: float = 120) -> Outcome:
     """Whether a training ended by itself, in words that say why, with its last state whole."""
-    code, line = child.wait(90), told(child)
+    code, line = child.wait(seconds), told(child)
     whole = load_state(states_of(folder)[0])["iteration"] if states_of(folder) else 0
     good = code == 1 and words in line
     return good, f"exit {code}: {line.replace(str(folder), '…')}; whole state of step {whole}"
@@ -107,7 +107,8 @@ def make_dataset(folder: Path, count: int = 3) -> Path:
     return folder
 
 
-def _cts(folder: Path, **changes: Any) -> dict[str, Any]:
+def with_cts(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A training on a dataset of three CTs."""
     dataset = make_dataset(folder / "dataset")
     phantoms = {"num_phantoms": 0, "num_validation_phantoms": 0}
     return tiny_settings(folder, folder / "cache", dataset_dir=str(dataset), **{**phantoms, "epoch_size": 2, **changes})
@@ -115,14 +116,14 @@ def _cts(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def vanished_folder(folder: Path, cache: Path) -> Outcome:
     """The dataset is gone, as when a network drive is."""
-    child = running(folder, _cts(folder, epochs=500))
+    child = running(folder, with_cts(folder, epochs=500))
     shutil.rmtree(folder / "dataset")
     return ended(folder, child, "cannot be read")
 
 
 def unreadable_volume(folder: Path, cache: Path) -> Outcome:
     """One CT is damaged: the run ends with its name; with skip_bad it goes on and names it at the end."""
-    settings = _cts(folder)
+    settings = with_cts(folder)
     damaged = folder / "dataset" / "ct" / "p0.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:5000])
     first = Child(folder / "log", train, settings)

@@ -47,6 +47,12 @@ def tiny_settings(output: Path, cache: Path, stage: int = 1, **changes: Any) -> 
     return {**settings, **changes}
 
 
+def as_options(settings: Mapping[str, Any], stage: int = 1) -> list[str]:
+    """The same training as arguments of the command line."""
+    values = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["train", "--stages", str(stage), *values]
+
+
 def train(settings: Mapping[str, Any], stage: int = 1, overlays: Sequence[str] = ()) -> None:
     """Runs a stage here, as ``python -m monai.bundle run training`` does."""
     os.chdir(BUNDLE)

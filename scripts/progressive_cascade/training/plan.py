@@ -7,7 +7,9 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
@@ -45,7 +47,10 @@ def plan_stage(config: ConfigParser, *, processes: int = 1, predecessor_follows:
     if predecessor is not None and not predecessor_follows:
         load_predecessor(config.get_parsed_content("network_def"), predecessor)
         lines.append(f"  predecessor: {predecessor} fits")
-    return [*lines, *measure_lines(config, steps=count_steps(config, processes))]
+    with TemporaryDirectory() as elsewhere:  # trying writes nothing where the run will
+        trial = ConfigParser(deepcopy(config.get()))
+        trial.update(dict.fromkeys(("ckpt_dir", "log_dir", "cache_dir"), elsewhere))
+        return [*lines, *measure_lines(trial, steps=count_steps(config, processes))]
 
 
 def check_start(config: ConfigParser, *, processes: int = 1) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,8 +50,6 @@ class StageTrainer(SupervisedTrainer):
             super().run()
         except (UserError, KeyboardInterrupt):
             raise
-        except MemoryError as error:
-            raise RunError(self._out_of_memory()) from error
         except Exception as error:
             told = self._explain(error)
             if told is None:
@@ -85,8 +84,6 @@ class StageTrainer(SupervisedTrainer):
 
     def _explain(self, error: Exception) -> str | None:
         """One line for what breaks under a run; None for what is a fault of the program."""
-        if isinstance(error, torch.OutOfMemoryError):
-            return self._out_of_memory()
         text = str(error)
         if (worker := _WORKER.search(text)) is not None:
             return _explain_worker(worker, text)
@@ -95,10 +92,13 @@ class StageTrainer(SupervisedTrainer):
             return text.strip().splitlines()[-1].partition("RunError: ")[2] or text
         if isinstance(error, OSError) and error.strerror:
             return f"{error.filename or 'a file'}: {error.strerror}; {_RESUME}"
+        if _is_memory(error):
+            # The error's frames, and the engine's output, hold what the step had computed.
+            traceback.clear_frames(error.__traceback__)
+            self.state.output = None
+            return self._out_of_memory()
         if not isinstance(error, RuntimeError):
             return None
-        if _NO_MEMORY.search(text):
-            return self._out_of_memory()
         if idist.get_world_size() > 1 and _LOST.search(text):
             reason = " ".join(text.split())[:200]
             return (
@@ -128,10 +128,11 @@ class StageTrainer(SupervisedTrainer):
             image, targets, args, kwargs = self.prepare_batch(part, self.state.device, self.non_blocking)
             prediction = self.inferer(image, self.network, *args, **kwargs)
             self.loss_function(prediction, targets).backward()
-        except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is one
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(str(error)):
-                return False
-            raise
+        except (RuntimeError, MemoryError) as error:
+            if not _is_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            return False
         finally:
             self.optimizer.zero_grad(set_to_none=True)
         return True
@@ -180,6 +181,13 @@ class SkippedCases:
         """Name them."""
         if self.seen:
             print(f"{len(self.seen)} cases were skipped: " + "; ".join(self.seen), flush=True)
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, of a GPU or of the machine."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _explain_worker(worker: re.Match[str], text: str) -> str:
