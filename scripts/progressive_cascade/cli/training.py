@@ -55,16 +55,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a config value"
     )
-    count = parser.add_mutually_exclusive_group()
-    count.add_argument("--gpus", type=positive, metavar="N", help="how many GPUs to use (default: all)")
-    count.add_argument("--processes", type=positive, metavar="N", help="processes (default: one per GPU)")
-    parser.add_argument(
-        "--max-restarts",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="when one of several processes ends early, start all again from the last checkpoint, N times (default: 0)",
-    )
+    _add_processes(parser)
     add_overwrite(parser)
     _add_resume(parser)
     parser.add_argument(
@@ -74,6 +65,19 @@ def add_train(commands: Any) -> None:
         "--dry-run",
         action="store_true",
         help="check all, try one step, print command, steps, disk, memory and time, and stop",
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument("--gpus", type=positive, metavar="N", help="how many GPUs to use (default: all)")
+    count.add_argument("--processes", type=positive, metavar="N", help="processes (default: one per GPU)")
+    parser.add_argument(
+        "--max-restarts",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="when one of several processes ends early, start all again from the last checkpoint, N times (default: 0)",
     )
 
 

@@ -76,15 +76,6 @@ def build_summary(
         **{n: n for n in terms},
     }
     curves = [{"name": label, "drawing": Markup(draw_curve(epochs, name))} for name, label in names.items()]
-    memory, wait = (max(row.get(name, math.nan) for row in epochs) for name in ("memory_gb", "wait_share"))
-    facts = {
-        "epochs, steps": f"{epochs[-1]['epoch']:.0f}, {epochs[-1]['step']:.0f}",
-        "time": str(timedelta(seconds=round(seconds))),
-        "peak memory": f"{memory:.2f} GB",
-        "longest wait for cases": f"{wait:.0%} of an epoch",
-        **{f"version of {name}": value for name, value in versions.items()},
-        **{f"hash of the {name}": value for name, value in hashes.items()},
-    }
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return environment.from_string(_TEMPLATE).render(
         title=title,
@@ -92,8 +83,22 @@ def build_summary(
         curves=curves,
         pictures={name: to_data_url(picture) for name, picture in pictures.items()},
         pictures_epoch=pictures_epoch,
-        facts=facts,
+        facts=_facts(epochs, seconds, versions, hashes),
     )
+
+
+def _facts(
+    epochs: Sequence[Mapping[str, float]], seconds: float, versions: Mapping[str, str], hashes: Mapping[str, str]
+) -> dict[str, str]:
+    memory, wait = (max(row.get(name, math.nan) for row in epochs) for name in ("memory_gb", "wait_share"))
+    return {
+        "epochs, steps": f"{epochs[-1]['epoch']:.0f}, {epochs[-1]['step']:.0f}",
+        "time": str(timedelta(seconds=round(seconds))),
+        "peak memory": f"{memory:.2f} GB",
+        "longest wait for cases": f"{wait:.0%} of an epoch",
+        **{f"version of {name}": value for name, value in versions.items()},
+        **{f"hash of the {name}": value for name, value in hashes.items()},
+    }
 
 
 def draw_curve(epochs: Sequence[Mapping[str, float]], name: str) -> str:
