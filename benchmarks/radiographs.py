@@ -36,9 +36,10 @@ from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.inference.first_look import first_agreement
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import file_hash, focal_length, load_cascade
+from progressive_cascade.inference.reconstruct import focal_length, load_cascade
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.io import read_json, save_json
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.projector import line_integrals

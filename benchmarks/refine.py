@@ -35,9 +35,10 @@ from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import parse_truth, score_volume
 from progressive_cascade.geometry.views import view_name
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import file_hash, load_cascade
+from progressive_cascade.inference.reconstruct import load_cascade
 from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.io import finite, read_json, save_json
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.paths import bundle_root

@@ -36,8 +36,9 @@ from progressive_cascade.evaluation.baselines import resize, training_mean
 from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import PROTOCOLS
 from progressive_cascade.evaluation.results import EvaluationReport, infer_hu
-from progressive_cascade.inference.reconstruct import check_beam, file_hash, load_cascade
+from progressive_cascade.inference.reconstruct import check_beam, load_cascade
 from progressive_cascade.io import read_json
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.physics.simulate import expose

@@ -46,8 +46,9 @@ from progressive_cascade.evaluation.metrics import parse_truth, reprojection_psn
 from progressive_cascade.evaluation.results import infer_hu
 from progressive_cascade.evaluation.scores import CONFIDENCE, patient_means, summarize_values
 from progressive_cascade.geometry import VOLUME_SHAPE
-from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, file_hash, load_cascade
+from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, load_cascade
 from progressive_cascade.io import finite, read_json, save_json
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.report.diagrams import Curve, Diagram
 from progressive_cascade.report.figures import curves_figure

@@ -36,9 +36,10 @@ from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import body_mask
 from progressive_cascade.geometry import VOXEL_SIZE
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash, load_cascade, reconstruct
+from progressive_cascade.inference.reconstruct import default_checkpoint, load_cascade, reconstruct
 from progressive_cascade.inference.uncertainty import belongs_to, default_uncertainty, load_uncertainty, predict_sigma
 from progressive_cascade.io import atomic_path, finite, save_json
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.physics.simulate import expose
 from progressive_cascade.report.diagrams import Curve, Diagram, draw_diagram

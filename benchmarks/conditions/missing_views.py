@@ -51,7 +51,14 @@ def try_missing_views(pa: np.ndarray, beam: ConeBeam, checkpoint: Path) -> dict[
 def _try_pair(
     folder: Path, pa: np.ndarray, lateral: np.ndarray | None, *, beam: ConeBeam, checkpoint: Path
 ) -> dict[str, Any]:
-    arguments = ["reconstruct", "--geometry", str(folder / "geometry.json"), "--checkpoint", str(checkpoint)]
+    arguments = [
+        "reconstruct",
+        "--geometry",
+        str(folder / "geometry.json"),
+        "--checkpoint",
+        str(checkpoint),
+        "--allow-unverified",
+    ]
     arguments += ["--output", str(folder / "ct.nii.gz"), "--device", "cpu"]
     save_geometry(beam, folder / "geometry.json")
     for view, (name, image) in enumerate((("pa", pa), ("lateral", lateral))):

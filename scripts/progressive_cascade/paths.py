@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the bundle lies, and which files of the user's a program may write: none of its inputs, none that exists."""
+"""Where the bundle lies, and which files of the user's a program may write: none of its inputs, none that exists.
+
+Weights in the bundle are read as they were released, or not at all.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
-from tempfile import mkdtemp
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import sync
+from progressive_cascade.io import finish_writing
+from progressive_cascade.io.released import check_released
 
 _PACKAGE = Path(__file__).resolve().parent
-_STAGE = ".unfinished-"
 
 
 def bundle_root() -> Path:
@@ -38,12 +38,24 @@ def bundle_root() -> Path:
     raise FileNotFoundError(f"the bundle's configs/metadata.json must lie in one of {looked}, found in none")
 
 
+def check_shipped(path: str | os.PathLike[str]) -> None:
+    """Refuses a file of the bundle's `models` that is not as it was released; passes over files that lie elsewhere.
+
+    Raises:
+        UserError: naming the file and both hashes.
+    """
+    path = Path(path)
+    if path.parent.resolve() == (bundle_root() / "models").resolve():
+        check_released(path)
+
+
 def check_files(
     *, reads: Mapping[str, Path | None], writes: Mapping[str, Sequence[Path]], overwrite: bool = False
 ) -> None:
     """Refuses, before any work, to write into an input, over one, twice to one place, or over what exists.
 
     Links, symbolic and hard, and the case of names are seen through: places are compared by what they are on the disk.
+    What a killed program had decided to write into these folders is finished before.
 
     Args:
         reads: inputs, files or folders, by the option that names them; None for one that was not given.
@@ -54,6 +66,9 @@ def check_files(
         UserError: naming both options and the path.
     """
     places = [(option, Path(path)) for option, paths in writes.items() for path in paths]
+    given_places = [Path(given) for given in reads.values() if given is not None]
+    for folder in {path if path.is_dir() else path.parent for path in (*given_places, *(path for _, path in places))}:
+        finish_writing(folder, also=[path for _, path in places])
     for option, path in places:
         for source, given in reads.items():
             if given is not None:
@@ -66,47 +81,6 @@ def check_files(
         option, path = existing[0]
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         raise UserError(f"{option} must not replace files, but {path} exists{more}; --overwrite replaces it")
-
-
-@contextmanager
-def staged_folder(folder: str | os.PathLike[str], *, last: Sequence[str] = ()) -> Iterator[Path]:
-    """Yields an empty folder whose content moves into `folder` when the block succeeds, in a moment.
-
-    What is there, of the same names, is replaced then and not before: an interrupted program leaves the old content
-    as it was. What one left behind is removed by the next.
-
-    Args:
-        folder: made where it is missing.
-        last: names of files that list the others. Old ones go first and new ones come last, so that a list never
-            stands beside what it does not describe.
-
-    Raises:
-        UserError: where the folder cannot be written.
-    """
-    target = Path(folder)
-    existed = target.exists()
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for left in target.glob(f"{_STAGE}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        stage = Path(mkdtemp(prefix=_STAGE, dir=target))
-    except OSError as error:
-        raise UserError(f"output folder {target} must be writable, got: {error.strerror}") from error
-    try:
-        yield stage
-        new = sorted(os.listdir(stage), key=lambda name: (name in last, name))
-        for name in last:
-            (target / name).unlink(missing_ok=True)
-        (stage / _STAGE).mkdir()
-        for name in new:
-            if (target / name).is_dir():
-                os.replace(target / name, stage / _STAGE / name)
-            os.replace(stage / name, target / name)
-        sync(target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if not existed and not any(target.iterdir()):
-            target.rmdir()
 
 
 def is_same_place(one: Path, other: Path) -> bool:

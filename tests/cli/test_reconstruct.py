@@ -20,13 +20,19 @@ from progressive_cascade.networks.uncertainty import UncertaintyHead
 from tests.support.commands import fails_with, load_image
 
 
-def test_reconstruct_writes_its_files_together(cascade: None, xrays: Path, tmp_path: Path) -> None:
-    """All share the CT's name; the sidecar names the weights by hash, and the CT is in the patient's world."""
+def test_reconstruct_writes_its_files_together(
+    cascade: None, xrays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All share the CT's name; the sidecar names the weights by hash, and the CT is in the patient's world. Weights of
+    one's own are taken when that is said.
+    """
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"weights")
     views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
     geometry = ["--geometry", str(xrays / "geometry.json"), "--checkpoint", str(weights)]
-    assert main(["reconstruct", *views, *geometry, "--output", str(tmp_path / "out" / "ct.nii.gz")]) == 0
+    command = ["reconstruct", *views, *geometry, "--output", str(tmp_path / "out" / "ct.nii.gz")]
+    assert f"{weights} must be as released" in fails_with(capsys, *command)
+    assert main([*command, "--allow-unverified"]) == 0
     written = ["ct.html", "ct.json", "ct.nii.gz", "ct.png", "ct.radiographs.nii.gz"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
     sidecar = json.loads((tmp_path / "out" / "ct.json").read_text())

@@ -55,12 +55,16 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def test_bundle_holds_what_a_zoo_asks_for(source, monkeypatch, tmp_path):
     """The zoo's files, every config, the whole package under its own name, and nothing else."""
-    files = set(_contents(export(source, tmp_path / "out", monkeypatch)))
+    contents = _contents(export(source, tmp_path / "out", monkeypatch))
+    files = set(contents)
     models = {f"models/{name}.pt" for name in ("model", "stage1_best", "stage2_best", "stage3_best", "perceptual_ct")}
     needed = {"LICENSE", "configs/metadata.json", "configs/inference.json", "configs/logging.conf", "docs/README.md"}
     assert needed | models <= files
     code = {f"progressive_cascade/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
-    assert code == {file for file in files if file.startswith("progressive_cascade/")}
+    hashes = "progressive_cascade/io/weights.sha256"
+    assert {*code, hashes} == {file for file in files if file.startswith("progressive_cascade/")}
+    own = {f"{hashlib.sha256(contents[name]).hexdigest()}  {name.removeprefix('models/')}" for name in models}
+    assert set(contents[hashes].decode().splitlines()) == own
     assert {file.partition("/")[0] for file in files} == {"LICENSE", "configs", "docs", "models", "progressive_cascade"}
 
 

@@ -234,7 +234,10 @@ def test_a_geometry_the_weights_do_not_know_is_refused(bundle, elsewhere, tmp_pa
     assert words in _cause(error.value)
     arguments = ["--pa", str(folder / "pa.nii.gz"), "--lateral", str(folder / "lateral.nii.gz")]
     arguments += ["--geometry", str(folder / "geometry.json"), "--output", str(tmp_path / "ct.nii.gz")]
-    assert main(["reconstruct", *arguments, "--checkpoint", str(bundle / "models" / "model.pt")]) == 2
+    assert (
+        main(["reconstruct", *arguments, "--checkpoint", str(bundle / "models" / "model.pt"), "--allow-unverified"])
+        == 2
+    )
     assert _cause(error.value) in capsys.readouterr().err
     with pytest.raises(RuntimeError) as error:
         run_bundle(config_file=_config(bundle, "inference"), **{**settings, "dataset_dir": str(tmp_path / "none")})

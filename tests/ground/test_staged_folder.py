@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from progressive_cascade.paths import staged_folder
+from progressive_cascade.io import staged_folder
 
 OLD = {"list.json": "old", "ct/a": "old", "ct/b": "old", "the user's.txt": "old"}
 
@@ -52,7 +52,7 @@ def test_a_kill_leaves_the_old_content_and_the_next_run_cleans_up(tmp_path: Path
     """SIGKILL between two files of the new content: what has a visible name is old."""
     _fill(tmp_path, OLD)
     code = (
-        "import sys, time\nfrom progressive_cascade.paths import staged_folder\n"
+        "import sys, time\nfrom progressive_cascade.io import staged_folder\n"
         "with staged_folder(sys.argv[1], last=('list.json',)) as folder:\n"
         "    (folder / 'list.json').write_text('new')\n    print('ready', flush=True)\n    time.sleep(60)"
     )
@@ -65,7 +65,7 @@ def test_a_kill_leaves_the_old_content_and_the_next_run_cleans_up(tmp_path: Path
         process.communicate()
     left = _content(tmp_path)
     assert {name: text for name, text in left.items() if not name.startswith(".")} == OLD
-    assert len(left) == len(OLD) + 1
+    assert len(left) == len(OLD) + 2, "the new list, and the lock"
     with staged_folder(tmp_path):
         pass
     assert _content(tmp_path) == OLD

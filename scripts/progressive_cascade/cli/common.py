@@ -166,6 +166,28 @@ def _refine_steps(text: str) -> int:
     return int(text)
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint` and `--allow-unverified`."""
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="take weights of one's own, whose SHA-256 the package does not know (default: refuse them)",
+    )
+
+
+def check_checkpoint(options: argparse.Namespace) -> None:
+    """Refuses, before any work, weights that were not released, unless they are allowed.
+
+    Raises:
+        UserError: naming the file and both hashes.
+    """
+    from progressive_cascade.io.released import check_released
+
+    if options.checkpoint is not None:
+        check_released(options.checkpoint, allow_unverified=options.allow_unverified)
+
+
 def add_assume_spacing(parser: argparse.ArgumentParser) -> None:
     """Adds `--assume-spacing`, for CT files whose header says neither voxel size nor orientation."""
     parser.add_argument(

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
@@ -18,11 +19,15 @@ from progressive_cascade.cli.common import (
     versions,
 )
 from progressive_cascade.cli.report import build_case
-from progressive_cascade.cli.results import companions, describe_scores, write_reconstruction
+from progressive_cascade.cli.results import CaseFiles, describe_case, describe_scores, fill_case
 from progressive_cascade.cli.simulation import simulate_radiographs
-from progressive_cascade.cli.xrays import folder_files, write_xrays
+from progressive_cascade.cli.xrays import EXPOSURE_FILE, folder_files, write_xrays
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.paths import check_files
+
+if TYPE_CHECKING:
+    from progressive_cascade.inference.reconstruct import Reconstruction
+    from progressive_cascade.phantom import Phantom
 
 _DEMO_FILE = "demo.json"
 _CHECK_SHAPE = (64, 64, 64)
@@ -106,9 +111,7 @@ def run_demo(options: argparse.Namespace) -> None:
     """Phantom, X-rays, reconstruction, score, pictures."""
     from progressive_cascade.evaluation.metrics import evaluate_volume
     from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
-    from progressive_cascade.io import read_json, save_json, save_nifti
     from progressive_cascade.phantom import generate_phantom
-    from progressive_cascade.report import comparison_figure, write_page
     from progressive_cascade.training.data import FIRST_SEEDS
 
     folder = options.output
@@ -116,45 +119,53 @@ def run_demo(options: argparse.Namespace) -> None:
     check_output_folder(folder)
     beam = ConeBeam()
     own = (folder / _DEMO_FILE).is_file()
-    check_files(reads={}, writes={"--output": _demo_files(folder, beam)}, overwrite=options.overwrite or own)
+    files = list(_demo_files(folder, beam).values())
+    check_files(reads={}, writes={"--output": files}, overwrite=options.overwrite or own)
     network = load_cascade(device=select_device(options.device))
     print(f"patient {seed}: generating the CT")
     phantom = generate_phantom(seed)
-    save_json({"demo": "progressive-cascade", "patient": f"phantom {seed}"}, folder / _DEMO_FILE)
-    save_nifti(phantom.hu, phantom.affine, folder / "truth.nii.gz")
     image = simulate_radiographs(phantom.hu, phantom.affine, beam)
-    write_xrays(image, beam, folder / "xrays")
     print("reconstructing 256³ voxels from two X-rays")
     result = reconstruct(image, beam, network=network)
-    write_reconstruction(result, beam, output=folder / "reconstruction.nii.gz")
     scores = evaluate_volume(result.hu, phantom.hu, protocol="native")
-    line = describe_scores(scores, "native")
-    comparison_figure(
-        phantom.hu,
-        result.hu,
-        radiographs=image,
-        reprojected=result.reprojected,
-        path=folder / "comparison.png",
-        title=f"phantom {seed}   {line}",
-    )
-    case = build_case(
-        result,
-        beam,
-        name=f"phantom {seed}",
-        record=read_json(folder / "reconstruction.json"),
-        picture=folder / "comparison.png",
-        truth=phantom.hu,
-        scores=scores,
-    )
-    write_page(case, folder / "reconstruction.html")
-    print(line)
+    _write_demo(folder, seed, phantom, result, scores)
+    print(describe_scores(scores, "native"))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
 
 
-def _demo_files(folder: Path, beam: ConeBeam) -> list[Path]:
-    others = [folder / "truth.nii.gz", folder / "comparison.png"]
-    return [*others, *companions(folder / "reconstruction.nii.gz"), *folder_files(beam, folder / "xrays")]
+def _write_demo(folder: Path, seed: int, phantom: Phantom, result: Reconstruction, scores: Mapping[str, float]) -> None:
+    """All files at once: a demo that is stopped leaves no patient's CT beside another's reconstruction."""
+    from progressive_cascade.io import atomic_paths, save_json, save_nifti
+    from progressive_cascade.report import comparison_figure, write_page
+
+    beam, targets = ConeBeam(), _demo_files(folder, ConeBeam())
+    exposure = targets.pop(EXPOSURE_FILE)
+    with atomic_paths(*targets.values(), obsolete=[exposure]) as temporaries:
+        places = dict(zip(targets, temporaries, strict=True))
+        save_nifti(phantom.hu, phantom.affine, places["truth"])
+        write_xrays(result.image, beam, places["geometry.json"].parent)
+        record = describe_case(result, beam)
+        fill_case(result, places, record)
+        comparison_figure(
+            phantom.hu,
+            result.hu,
+            radiographs=result.image,
+            reprojected=result.reprojected,
+            path=places["comparison"],
+            title=f"phantom {seed}   {describe_scores(scores, 'native')}",
+        )
+        given = {"record": record, "picture": places["comparison"], "truth": phantom.hu, "scores": scores}
+        write_page(build_case(result, beam, name=f"phantom {seed}", **given), places["page"])
+        save_json({"demo": "progressive-cascade", "patient": f"phantom {seed}"}, places["demo"])
+
+
+def _demo_files(folder: Path, beam: ConeBeam) -> dict[str, Path]:
+    """Every file by what it is, those of X-rays by their names."""
+    case = CaseFiles(folder / "reconstruction.nii.gz", page=folder / "reconstruction.html").fixed()
+    own = {"truth": folder / "truth.nii.gz", "comparison": folder / "comparison.png"}
+    xrays = {path.name: path for path in folder_files(beam, folder / "xrays")}
+    return {**own, **xrays, **case, "demo": folder / _DEMO_FILE}
 
 
 def _devices() -> list[str]:

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from progressive_cascade.errors import UserError
-
-if TYPE_CHECKING:
-    from progressive_cascade.inference.reconstruct import Reconstruction
 
 
 def add_dicom_options(parser: argparse.ArgumentParser) -> None:
@@ -38,16 +34,3 @@ def dicom_files(options: argparse.Namespace) -> list[Path]:
     if options.input is not None:
         raise UserError("--dicom-output must come with --pa and --lateral, not with --input")
     return [options.dicom_output]
-
-
-def write_dicom(result: Reconstruction, options: argparse.Namespace) -> None:
-    """Writes the series where it is asked for, and says where."""
-    from progressive_cascade.export.dicom import write_dicom_series
-
-    if options.dicom_output is None:
-        return
-    sources = (options.pa, options.lateral)
-    files = write_dicom_series(
-        result.hu, result.affine, options.dicom_output, sources=sources, keep_identity=options.keep_identity
-    )
-    print(f"{len(files)} DICOM slices: {options.dicom_output}")

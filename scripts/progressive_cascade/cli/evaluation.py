@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
     add_assume_spacing,
+    add_checkpoint,
     add_command,
     add_overwrite,
     add_preset,
     add_refine,
+    check_checkpoint,
     check_output_folder,
     natural,
     positive,
@@ -25,7 +27,8 @@ from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.paths import check_files, staged_folder
+from progressive_cascade.io import staged_folder
+from progressive_cascade.paths import check_files
 
 if TYPE_CHECKING:
     from progressive_cascade.evaluation.results import EvaluationReport
@@ -74,7 +77,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--section", choices=("training", "validation", "test"), default="test", help="which patients (default: test)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    add_checkpoint(parser)
     add_preset(parser, "geometry of the X-rays")
     parser.add_argument("--num-samples", type=positive, metavar="N", help="at most N cases")
     parser.add_argument("--sample-idx", type=natural, metavar="I", help="case I alone, counted from 0")
@@ -101,6 +104,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from progressive_cascade.inference.reconstruct import check_beam, load_cascade
 
     check_output_folder(options.output)
+    check_checkpoint(options)
     items = select_items(options)
     check_files(
         reads={"--dataset": options.dataset, "--cts": options.cts, "--checkpoint": options.checkpoint},
@@ -122,7 +126,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace, folder: Path, beam: ConeBeam) -> EvaluationReport:
     from progressive_cascade.evaluation.baselines import training_mean
     from progressive_cascade.evaluation.results import EvaluationReport
-    from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
+    from progressive_cascade.inference.reconstruct import default_checkpoint
+    from progressive_cascade.io.released import file_hash
 
     weights = options.checkpoint or default_checkpoint()
     mean = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import check_output_folder, describe_error
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned
-from progressive_cascade.cli.results import companions
+from progressive_cascade.cli.results import CaseFiles
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
 
@@ -85,9 +85,9 @@ def _reconstruct_one(
     files = _files(output, options)
     row = {**dict.fromkeys(_COLUMNS, ""), "case": pair.case, "status": "done"}
     try:
-        if options.resume and not options.overwrite and is_complete(files):
-            return {**row, **_described(read_json(files[1]))}
-        check_files(reads={}, writes={"--output": files}, overwrite=options.overwrite or options.resume)
+        if options.resume and not options.overwrite and is_complete(files.values()):
+            return {**row, **_described(read_json(files["sidecar"]))}
+        check_files(reads={}, writes={"--output": list(files.values())}, overwrite=options.overwrite or options.resume)
         # What is printed for a single pair stands in the sidecar and in the summary.
         with contextlib.redirect_stdout(io.StringIO()):
             return {**row, **_described(run_one(_own_options(pair, output, options)))}
@@ -100,10 +100,10 @@ def _reconstruct_one(
         return {**row, "status": "failed", "reason": line}
 
 
-def _files(output: Path, options: argparse.Namespace) -> list[Path]:
-    """CT, sidecar and the others of a pair."""
-    page = [] if options.no_report else [output.with_name(output.name.replace(".nii.gz", ".html"))]
-    return [*companions(output), *page]
+def _files(output: Path, options: argparse.Namespace) -> dict[str, Path]:
+    """CT, sidecar and the others of a pair, by what they are."""
+    page = None if options.no_report else output.with_name(output.name.replace(".nii.gz", ".html"))
+    return CaseFiles(output, page=page).fixed()
 
 
 def _own_options(pair: PairFiles, output: Path, options: argparse.Namespace) -> argparse.Namespace:

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
+    add_checkpoint,
     add_command,
     add_overwrite,
     add_refine,
+    check_checkpoint,
     check_output_file,
     select_device,
 )
-from progressive_cascade.cli.dicom import add_dicom_options, dicom_files, write_dicom
+from progressive_cascade.cli.dicom import add_dicom_options, dicom_files
 from progressive_cascade.cli.folders import add_folder_options, run_folder
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned, add_radiograph_options, read_pair, stop_at_warnings
-from progressive_cascade.cli.report import build_case, page_path
-from progressive_cascade.cli.results import companions, write_reconstruction, write_uncertainty
+from progressive_cascade.cli.report import page_path
+from progressive_cascade.cli.results import CaseFiles, describe_case, write_case
 from progressive_cascade.cli.simulation import NIFTI
 from progressive_cascade.cli.xrays import EXPOSURE_FILE
 from progressive_cascade.errors import UserError
@@ -73,7 +75,7 @@ def add_reconstruct(commands: Any) -> None:
         "--lateral", type=Path, metavar="LAT", help="lateral X-ray: left, or right where its tags say so"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="CT", help="CT to write, .nii.gz (or a folder)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    add_checkpoint(parser)
     parser.add_argument(
         "--uncertainty", type=Path, metavar="SIGMA", help="also write each voxel's standard deviation [HU], .nii.gz"
     )
@@ -99,6 +101,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     from progressive_cascade.inference.reconstruct import load_cascade
 
     dicom_files(options)
+    check_checkpoint(options)
     if options.input is not None:
         network = load_cascade(options.checkpoint, select_device(options.device))
         return run_folder(options, lambda one: reconstruct_pair(one, network))
@@ -128,27 +131,22 @@ def reconstruct_pair(options: argparse.Namespace, network: ProgressiveCascade) -
         UserError: for what is wrong with a file or an option.
         Warned: with `--strict`, where there is a warning; nothing is written.
     """
-    from progressive_cascade.io import nifti_stem, read_json
-    from progressive_cascade.report import write_page
-
-    page, head = page_path(options), _load_uncertainty(options)
+    files, head = case_files(options), _load_uncertainty(options)
     pair = read_pair(options, network)
     result = _reconstruct(options, pair, network)
     stop_at_warnings(options, [] if result.refinement is None else result.refinement.warnings)
-    files = {"output": options.output, "checkpoint": options.checkpoint}
-    for path in write_reconstruction(result, pair.beam, **files, more=pair.record()):
+    record = describe_case(result, pair.beam, checkpoint=options.checkpoint, more=pair.record())
+    sources = {"sources": (options.pa, options.lateral), "keep_identity": options.keep_identity}
+    for path in write_case(result, pair.beam, files, record=record, head=head, **sources):
         print(path)
-    write_dicom(result, options)
-    if head is not None:
-        write_uncertainty(result, pair.beam, head=head, output=options.uncertainty)
-        print(options.uncertainty)
-    stem = nifti_stem(options.output)
-    record = read_json(options.output.with_name(f"{stem}.json"))
-    if page is not None:
-        picture = options.output.with_name(f"{stem}.png")
-        write_page(build_case(result, pair.beam, name=stem, record=record, picture=picture), page)
-        print(page)
     return record
+
+
+def case_files(options: argparse.Namespace) -> CaseFiles:
+    """The files that a pair's options ask for."""
+    return CaseFiles(
+        output=options.output, page=page_path(options), sigma=options.uncertainty, dicom=options.dicom_output
+    )
 
 
 def _reconstruct(options: argparse.Namespace, pair: Pair, network: ProgressiveCascade) -> Reconstruction:
@@ -182,17 +180,17 @@ def check_outputs(options: argparse.Namespace) -> None:
     Raises:
         UserError: naming option and file.
     """
-    page = page_path(options)
     check_output_file(options.output, NIFTI)
     if options.uncertainty is not None:
         check_output_file(options.uncertainty, NIFTI, "--uncertainty")
     inputs = {f"--{name}": getattr(options, name) for name in ("pa", "lateral", "geometry", "checkpoint")}
+    files = case_files(options).fixed()
+    apart = {"--uncertainty": files.pop("sigma", None), "--report": files.pop("page", None)}
     check_files(
         reads={**inputs, EXPOSURE_FILE: options.pa.parent / EXPOSURE_FILE},
         writes={
-            "--output": companions(options.output),
-            "--uncertainty": [] if options.uncertainty is None else [options.uncertainty],
-            "--report": [] if page is None else [page],
+            "--output": list(files.values()),
+            **{option: [] if path is None else [path] for option, path in apart.items()},
             "--dicom-output": dicom_files(options),
         },
         overwrite=options.overwrite,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a reconstruction: volume, sidecar, picture, radiographs, and sigma."""
+"""The files of a reconstruction: volume, sidecar, picture, radiographs, sigma, page and DICOM series."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,41 +16,66 @@ if TYPE_CHECKING:
     from progressive_cascade.networks.uncertainty import UncertaintyHead
 
 
-def companions(output: Path) -> list[Path]:
-    """The files of one reconstruction: CT.nii.gz, CT.json, CT.png, CT.radiographs.nii.gz."""
-    from progressive_cascade.io import nifti_stem
-    from progressive_cascade.report.finished import RADIOGRAPHS_SUFFIX
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one reconstruction, which take their names together.
 
-    stem = nifti_stem(output)
-    endings = (".json", ".png", RADIOGRAPHS_SUFFIX)
-    return [output, *(output.with_name(f"{stem}{ending}") for ending in endings)]
+    Args:
+        output: the CT, ``CT.nii.gz``; CT.json, CT.png and CT.radiographs.nii.gz stand beside it.
+        page: the report page, where there is one.
+        sigma: the standard deviation, where it is asked for.
+        dicom: the folder of the DICOM series, where it is asked for.
+    """
+
+    output: Path
+    page: Path | None = None
+    sigma: Path | None = None
+    dicom: Path | None = None
+
+    @property
+    def stem(self) -> str:
+        """What the case is called."""
+        from progressive_cascade.io import nifti_stem
+
+        return nifti_stem(self.output)
+
+    def fixed(self) -> dict[str, Path]:
+        """Every file but the slices of the DICOM series, by what it is; the sidecar last: with it a case is whole."""
+        from progressive_cascade.report.finished import RADIOGRAPHS_SUFFIX
+
+        beside = {"picture": ".png", "radiographs": RADIOGRAPHS_SUFFIX}
+        found = {"volume": self.output}
+        found.update({name: self.output.with_name(f"{self.stem}{ending}") for name, ending in beside.items()})
+        found.update({name: path for name in ("sigma", "page") if (path := getattr(self, name)) is not None})
+        return {**found, "sidecar": self.output.with_name(f"{self.stem}.json")}
+
+    def slices(self, number: int) -> list[Path]:
+        """The files of the DICOM series."""
+        from progressive_cascade.export.dicom import slice_name
+
+        return [] if self.dicom is None else [self.dicom / slice_name(index) for index in range(number)]
+
+    def obsolete(self, new: Collection[Path]) -> list[Path]:
+        """What an earlier run left here and would stand beside another CT: its page, more slices."""
+        old = [] if self.dicom is None else self.dicom.glob("IM[0-9][0-9][0-9][0-9].dcm")
+        page = self.output.with_name(f"{self.stem}.html")
+        return [path for path in ([page] if self.output.exists() else []) + [*old] if path not in new]
 
 
-def write_reconstruction(
-    result: Reconstruction,
-    beam: ConeBeam,
-    *,
-    output: Path,
-    checkpoint: Path | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> list[Path]:
-    """Writes CT.nii.gz, CT.json, CT.png and CT.radiographs.nii.gz.
+def describe_case(
+    result: Reconstruction, beam: ConeBeam, *, checkpoint: Path | None = None, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The sidecar of a reconstruction.
 
     Args:
         result: the reconstruction.
         beam: the geometry of its radiographs.
-        output: the NIfTI file; the others stand beside it.
         checkpoint: the weights' file, None for the shipped one.
-        more: what else the sidecar says: facts of the radiographs, assumptions, warnings.
-
-    Returns:
-        The paths.
+        more: what else there is to say: facts of the radiographs, assumptions, warnings.
     """
-    from progressive_cascade.geometry import VOXEL_SIZE
-    from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash
-    from progressive_cascade.io import atomic_paths, finite, save_json, save_nifti
-    from progressive_cascade.report import volume_figure
-    from progressive_cascade.report.finished import save_radiographs
+    from progressive_cascade.inference.reconstruct import default_checkpoint
+    from progressive_cascade.io import finite
+    from progressive_cascade.io.released import file_hash
 
     weights = checkpoint or default_checkpoint()
     record = {
@@ -62,13 +88,72 @@ def write_reconstruction(
         "refinement": None if result.refinement is None else result.refinement.to_dict(),
         **(more or {}),
     }
-    files = companions(output)
-    with atomic_paths(*files) as (volume, sidecar, picture, radiographs):
-        save_nifti(result.hu, result.affine, volume)
-        save_json(finite(record), sidecar)
-        volume_figure(result.hu, VOXEL_SIZE, picture, radiographs=result.image)
-        save_radiographs(result.image, radiographs)
-    return files
+    return finite(record)
+
+
+def write_case(
+    result: Reconstruction,
+    beam: ConeBeam,
+    files: CaseFiles,
+    *,
+    record: Mapping[str, Any],
+    head: UncertaintyHead | None = None,
+    sources: Sequence[Path] = (),
+    keep_identity: bool = False,
+) -> list[Path]:
+    """Writes all files of a reconstruction; a kill leaves all old ones, or what the next run makes all new ones.
+
+    Args:
+        result: the reconstruction.
+        beam: the geometry of its radiographs.
+        files: where to.
+        record: the sidecar, of :func:`describe_case`.
+        head: predicts sigma, where that is asked for.
+        sources: the radiographs' files, which the DICOM series refers to.
+        keep_identity: whether the DICOM series names the patient of the radiographs.
+
+    Returns:
+        What was written: the files, and the folder of the DICOM series.
+    """
+    from progressive_cascade.cli.report import build_case
+    from progressive_cascade.export.dicom import write_dicom_series
+    from progressive_cascade.io import atomic_paths
+    from progressive_cascade.report import write_page
+
+    fixed, slices = files.fixed(), files.slices(result.hu.shape[2])
+    *others, sidecar = fixed.values()
+    targets = [*others, *slices, sidecar]
+    with atomic_paths(*targets, obsolete=files.obsolete(targets)) as temporaries:
+        places = dict(zip(fixed, [*temporaries[: len(others)], temporaries[-1]], strict=True))
+        fill_case(result, places, record)
+        if head is not None:
+            write_uncertainty(result, beam, head=head, output=places["sigma"])
+        if slices:
+            folder = temporaries[len(others)].parent
+            write_dicom_series(result.hu, result.affine, folder, sources=sources, keep_identity=keep_identity)
+        if files.page is not None:
+            case = build_case(result, beam, name=files.stem, record=record, picture=places["picture"])
+            write_page(case, places["page"])
+    return [*fixed.values(), *([] if files.dicom is None else [files.dicom])]
+
+
+def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mapping[str, Any]) -> None:
+    """Writes CT, picture, radiographs and sidecar.
+
+    Args:
+        result: the reconstruction.
+        places: of ``volume``, ``picture``, ``radiographs`` and ``sidecar``, see :meth:`CaseFiles.fixed`.
+        record: the sidecar.
+    """
+    from progressive_cascade.geometry import VOXEL_SIZE
+    from progressive_cascade.io import save_json, save_nifti
+    from progressive_cascade.report import volume_figure
+    from progressive_cascade.report.finished import save_radiographs
+
+    save_nifti(result.hu, result.affine, places["volume"])
+    volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image)
+    save_radiographs(result.image, places["radiographs"])
+    save_json(dict(record), places["sidecar"])
 
 
 def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: UncertaintyHead, output: Path) -> None:
@@ -87,7 +172,7 @@ def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: Uncertain
     save_nifti(sigma.astype("int16"), result.affine, output)
 
 
-def describe_scores(scores: dict[str, float], protocol: str) -> str:
+def describe_scores(scores: Mapping[str, float], protocol: str) -> str:
     """A protocol's headline scores in one line, each with the protocol in its name."""
     from progressive_cascade.evaluation.metrics import HEADLINES
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from progressive_cascade.cli.common import (
     DEVICE_HELP,
+    add_checkpoint,
     add_command,
+    check_checkpoint,
     check_output_folder,
     describe_error,
     positive,
@@ -76,7 +78,7 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--job-seconds", type=positive_amount, default=900.0, metavar="S", help="in which a job must end (default: 900)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (default: the shipped ones)")
+    add_checkpoint(parser)
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
 
 
@@ -90,6 +92,7 @@ def worker_settings(options: argparse.Namespace) -> dict[str, Any]:
     if checkpoint is not None and options.dask is None:
         if not checkpoint.is_file():
             raise UserError(f"--checkpoint must be an existing file, got {checkpoint}")
+        check_checkpoint(options)
         checkpoint = checkpoint.absolute()
     return {"checkpoint": None if checkpoint is None else str(checkpoint), "device": options.device}
 

@@ -22,8 +22,8 @@ from progressive_cascade.ct.pseudonyms import hide_patients
 from progressive_cascade.ct.sources import Source, find_sources
 from progressive_cascade.ct.split import Split
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import atomic_path, save_json, save_nifti
-from progressive_cascade.paths import check_files, staged_folder
+from progressive_cascade.io import atomic_path, save_json, save_nifti, staged_folder
+from progressive_cascade.paths import check_files
 
 
 @dataclass(frozen=True)

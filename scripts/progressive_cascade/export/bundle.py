@@ -22,6 +22,7 @@ from progressive_cascade.export.configs import METADATA, for_stage, read_config,
 from progressive_cascade.export.metadata import build_metadata
 from progressive_cascade.export.programs import save_onnx, save_torchscript
 from progressive_cascade.export.weights import StageWeights, collect_weights
+from progressive_cascade.io.released import MANIFEST, file_hash, manifest_text
 from progressive_cascade.networks.cascade import NUM_STAGES
 from progressive_cascade.paths import bundle_root
 
@@ -83,6 +84,7 @@ def export_bundle(output: Path, options: Export | None = None) -> list[Path]:
         _write_configs(folder, root, configs, metadata)
         _write_docs(folder, root)
         _write_weights(folder, root, weights, options.stage)
+        _write_hashes(folder)
         _write_programs(folder, weights[options.stage], options, metadata=metadata, inference=configs["inference.json"])
         large = write_large_files(folder, options.large_files_url)
         if published is not None:
@@ -158,6 +160,12 @@ def _write_weights(folder: Path, root: Path, weights: Mapping[int, StageWeights]
         _write(folder / "models" / f"stage{number}_best.pt", part.content)
     _write(folder / "models" / "model.pt", weights[stage].content)
     _write(folder / "models" / _PERCEPTUAL, _read(root / "models" / _PERCEPTUAL))
+
+
+def _write_hashes(folder: Path) -> None:
+    """The list of released weights is that of the bundle's own files."""
+    hashes = {path.name: file_hash(path) for path in (folder / "models").glob("*.pt")}
+    _write(folder / _PACKAGE.name / MANIFEST.relative_to(_PACKAGE), manifest_text(hashes).encode("ascii"))
 
 
 def _write_programs(

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.paths import staged_folder
+from progressive_cascade.io import staged_folder
 
 DESCRIPTION = "CT estimated from 2 radiographs - RESEARCH ONLY"
 """SeriesDescription."""
@@ -59,11 +59,16 @@ def write_dicom_series(
         seed.update(str(header.SOPInstanceUID).encode())
     common = _common(headers, seed.hexdigest(), keep_identity=keep_identity)
     voxels, axes = _to_lps(hu, affine)
-    names = [f"IM{number + 1:04d}.dcm" for number in range(voxels.shape[2])]
+    names = [slice_name(number) for number in range(voxels.shape[2])]
     with staged_folder(folder) as stage:
         for number, name in enumerate(names):
             _slice(common, voxels, axes, number, seed.hexdigest()).save_as(stage / name, enforce_file_format=True)
     return [Path(folder) / name for name in names]
+
+
+def slice_name(number: int) -> str:
+    """File name of a slice, counted from 0 at the feet."""
+    return f"IM{number + 1:04d}.dcm"
 
 
 def _read_header(path: Path) -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from progressive_cascade.inference.refine import RefinementReport, RefineSetting
 from progressive_cascade.inference.refine import refine as refine_first_stage
 from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
-from progressive_cascade.paths import bundle_root
+from progressive_cascade.paths import bundle_root, check_shipped
 from progressive_cascade.projector import prefer_backend, project
 
 # Distances and focal lengths may differ by this share from the checkpoint's: training jitters them by 2 %, and lifting
@@ -61,15 +60,6 @@ def default_checkpoint() -> Path:
     return bundle_root() / "models" / "model.pt"
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_cascade(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> ProgressiveCascade:
     """Build the cascade a checkpoint belongs to, of any stage, and fill it.
 
@@ -81,9 +71,10 @@ def load_cascade(checkpoint: str | Path | None = None, device: str | torch.devic
         The cascade in eval mode.
 
     Raises:
-        UserError: if the file is missing, no checkpoint, or of another architecture.
+        UserError: if the file is missing, no checkpoint, of another architecture, or a shipped one that was changed.
     """
     path = default_checkpoint() if checkpoint is None else Path(checkpoint)
+    check_shipped(path)
     state = read_state(path)
     try:
         network = ProgressiveCascade(**architecture_of(state))

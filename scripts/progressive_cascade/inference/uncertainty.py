@@ -23,11 +23,12 @@ from progressive_cascade.attenuation import HU_MAX, HU_MIN, hu_to_unit
 from progressive_cascade.consistency import shrink_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.inference.reconstruct import Reconstruction, file_hash
+from progressive_cascade.inference.reconstruct import Reconstruction
 from progressive_cascade.io import read_state
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks.lifting import lift, voxel_axes
 from progressive_cascade.networks.uncertainty import UncertaintyHead
-from progressive_cascade.paths import bundle_root
+from progressive_cascade.paths import bundle_root, check_shipped
 
 BLOCK = 4
 """Voxels per axis of a block with one standard deviation."""
@@ -62,6 +63,7 @@ def load_uncertainty(path: str | Path | None = None, device: str | torch.device 
             f"weights of the uncertainty {path} must exist; "
             "python -m progressive_cascade.training.uncertainty writes them"
         )
+    check_shipped(path)
     head = UncertaintyHead()
     try:
         head.load_state_dict(read_state(path))

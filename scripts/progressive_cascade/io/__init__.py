@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from progressive_cascade.io.files import atomic_path, atomic_paths, sync
+    from progressive_cascade.io.commits import atomic_paths, finish_writing, staged_folder
+    from progressive_cascade.io.files import atomic_path, sync
     from progressive_cascade.io.nifti import (
         NIFTI_SUFFIXES,
         check_array,
@@ -28,6 +29,7 @@ __all__ = [
     "atomic_path",
     "atomic_paths",
     "check_array",
+    "finish_writing",
     "finite",
     "nifti_has_place",
     "nifti_stem",
@@ -37,13 +39,18 @@ __all__ = [
     "save_json",
     "save_nifti",
     "smallest_array",
+    "staged_folder",
     "sync",
 ]
 
 _HOMES = {
+    "commits": (
+        "atomic_paths",
+        "finish_writing",
+        "staged_folder",
+    ),
     "files": (
         "atomic_path",
-        "atomic_paths",
         "sync",
     ),
     "nifti": (

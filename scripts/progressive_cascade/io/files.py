@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,43 +27,23 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         UserError: where the folder cannot be made or written.
     """
-    with atomic_paths(path) as (temporary,):
+    target = Path(path)
+    temporary = temporary_name(target)
+    try:
         yield temporary
+        sync(temporary)
+        os.replace(temporary, target)
+        sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_paths(
-    *paths: str | os.PathLike[str], obsolete: Iterable[str | os.PathLike[str]] = ()
-) -> Iterator[list[Path]]:
-    """Yields temporary names for files that belong together, see :func:`atomic_path`; all are replaced, or none.
-
-    An interruption so leaves all of the old files, not a new volume beside the old one's sidecar.
-
-    Args:
-        paths: the files to be written; the block must write each.
-        obsolete: files of an earlier run that do not belong to the new ones; removed when the block succeeds.
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside a file, whose folder is made where it is missing.
 
     Raises:
-        UserError: where a folder cannot be made or written.
+        UserError: where the folder cannot be made or written.
     """
-    targets = [Path(path) for path in paths]
-    temporaries = [_temporary_name(path) for path in targets]
-    try:
-        yield temporaries
-        for temporary in temporaries:
-            sync(temporary)
-        for path in obsolete:
-            Path(path).unlink(missing_ok=True)
-        for temporary, path in zip(temporaries, targets, strict=True):
-            os.replace(temporary, path)
-        for folder in {path.parent for path in targets}:
-            sync(folder)
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
-
-
-def _temporary_name(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,6 +51,11 @@ def _temporary_name(path: Path) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"output folder {path.parent} must be writable, got: permission denied")
     return path.with_name(f".{uuid.uuid4().hex[:12]}{suffix_of(path.name)}")
+
+
+def is_temporary_name(path: Path) -> bool:
+    """Whether a name is one of :func:`temporary_name`."""
+    return re.fullmatch(r"\.[0-9a-f]{12}(\..*)?", path.name) is not None
 
 
 def sync(path: str | os.PathLike[str]) -> None:

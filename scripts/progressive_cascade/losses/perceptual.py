@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from progressive_cascade.losses.masked import as_float32, autocast_disabled, masked_means
-from progressive_cascade.paths import bundle_root
+from progressive_cascade.paths import bundle_root, check_shipped
 from progressive_cascade.precision import mixed_precision
 
 # Output channels of the 3x3 convolutions, one tuple per block; a 2x2 max-pooling stands between blocks
@@ -216,6 +216,7 @@ def _load_weights(trunk: VGG16Trunk, weights: str | Path) -> str:
     path = bundle_root() / "models" / CT_WEIGHTS if weights == "ct" else Path(weights)
     if not path.is_file():
         raise FileNotFoundError(f"weights must name an existing file, got {path}; train_perceptual.py writes one")
+    check_shipped(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         trunk.load_state_dict(_select(state, trunk))

@@ -14,6 +14,7 @@ from torch import Tensor
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import read_state
 from progressive_cascade.networks.cascade import ProgressiveCascade
+from progressive_cascade.paths import check_shipped
 
 
 def load_checkpoint(network: ProgressiveCascade, path: str | Path) -> None:
@@ -24,8 +25,10 @@ def load_checkpoint(network: ProgressiveCascade, path: str | Path) -> None:
         path: bare state dict.
 
     Raises:
-        UserError: if the file is missing, no checkpoint, or of another architecture or stage.
+        UserError: if the file is missing, no checkpoint, of another architecture or stage, or a shipped one that was
+            changed.
     """
+    check_shipped(path)
     state = read_state(path)
     check_architecture(network, state, path)
     network.load_state_dict(state)

@@ -62,7 +62,7 @@ def find_pairs(folder: Path, table: Path | None = None, *, without: Collection[s
         return _from_table(folder, table)
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     problems: dict[str, str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)):
         if path.relative_to(folder).parts[0] in without:
             continue
         placed = _by_name(folder, path) or _by_tags(path)
@@ -79,6 +79,11 @@ def find_pairs(folder: Path, table: Path | None = None, *, without: Collection[s
     if not cases:
         raise UserError(f"--input must hold pairs such as ID_pa.png and ID_lat.png, got none in {folder}")
     return [_pair(case, found[case], problems.get(case, "")) for case in cases]
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder it lies in, is hidden: what systems leave behind is no radiograph."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _pair(case: str, views: Mapping[str, Path], problem: str) -> PairFiles:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.io import read_state
-from progressive_cascade.paths import bundle_root
+from progressive_cascade.paths import bundle_root, check_shipped
 
 SIZE = 64
 """Rows and columns of the network's picture."""
@@ -156,10 +156,11 @@ def load_orientation_net() -> nn.Module | None:
     """The bundle's network in eval mode; None where it has not been trained.
 
     Raises:
-        UserError: if its file is damaged.
+        UserError: if its file is damaged or was changed.
     """
     if not default_weights().is_file():
         return None
+    check_shipped(default_weights())
     network = OrientationNet()
     network.load_state_dict(read_state(default_weights()))
     return network.eval()

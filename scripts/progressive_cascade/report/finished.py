@@ -13,7 +13,7 @@ import torch
 from progressive_cascade.attenuation import hu_to_mu
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, ConeBeam
-from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem, read_json, read_nifti, save_nifti
+from progressive_cascade.io import NIFTI_SUFFIXES, finish_writing, nifti_stem, read_json, read_nifti, save_nifti
 from progressive_cascade.projector import line_integrals
 from progressive_cascade.report.page import ReportCase
 
@@ -76,6 +76,7 @@ def find_volume(result: Path) -> Path:
     Raises:
         UserError: where there is none, or more than one.
     """
+    finish_writing(result if result.is_dir() else result.parent)
     if result.is_dir():
         candidates = [path for suffix in NIFTI_SUFFIXES for path in sorted(result.glob(f"*{suffix}"))]
         found = [path for path in candidates if path.with_name(f"{nifti_stem(path)}.json").is_file()]

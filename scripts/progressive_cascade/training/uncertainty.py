@@ -38,7 +38,7 @@ from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOXEL_SIZE, ConeBeam, volume_affine
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import default_checkpoint, file_hash, load_cascade, reconstruct
+from progressive_cascade.inference.reconstruct import default_checkpoint, load_cascade, reconstruct
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.inference.uncertainty import (
     block_errors,
@@ -50,6 +50,7 @@ from progressive_cascade.inference.uncertainty import (
     remember_cascade,
 )
 from progressive_cascade.io import atomic_path, read_state
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.uncertainty import UncertaintyHead
 from progressive_cascade.physics import Exposure

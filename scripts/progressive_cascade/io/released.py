@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which weights this package was released with: their SHA-256 stand in the package, in `sha256sum`'s format.
+
+A checksum inside a file finds damage; only one outside of it finds a file that somebody changed. After the training of
+shipped weights, ``python -m progressive_cascade.io.released bundle/models`` writes the list anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from progressive_cascade.errors import UserError
+from progressive_cascade.io.files import atomic_path
+
+MANIFEST = Path(__file__).with_name("weights.sha256")
+"""One line for each file of the bundle's `models`: hash, two spaces, name."""
+_LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def released_hashes() -> dict[str, str]:
+    """SHA-256 of every released file, by name.
+
+    Raises:
+        UserError: if the list is missing or damaged.
+    """
+    try:
+        lines = MANIFEST.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"list of released weights {MANIFEST} must be readable: install the package again") from error
+    found = [_LINE.fullmatch(line) for line in lines]
+    if not found or None in found:
+        raise UserError(f"list of released weights {MANIFEST} must hold hashes and names: install the package again")
+    return {match[2]: match[1] for match in found if match is not None}
+
+
+def manifest_text(hashes: Mapping[str, str]) -> str:
+    """The list as it is stored."""
+    return "".join(f"{value}  {name}\n" for name, value in sorted(hashes.items()))
+
+
+def check_released(path: str | Path, *, allow_unverified: bool = False) -> None:
+    """Refuses weights that are not among the released ones, wherever they lie.
+
+    Args:
+        path: an existing file.
+        allow_unverified: take one's own.
+
+    Raises:
+        UserError: naming the file and both hashes.
+    """
+    path = Path(path)
+    if allow_unverified or not path.is_file():  # who reads it says that it is missing
+        return
+    released, found = released_hashes(), file_hash(path)
+    if found in released.values():
+        return
+    expected = released.get(path.name)
+    wanted = f"SHA-256 {expected}" if expected else f"the SHA-256 of {', '.join(sorted(released))}"
+    raise UserError(
+        f"weights {path} must be as released, {wanted}, got {found}: copy the file again, or --allow-unverified takes "
+        "weights of one's own"
+    )
+
+
+def write_manifest(models: Path) -> None:
+    """Writes the list of the files that lie in a bundle's `models` now.
+
+    Raises:
+        UserError: where there are none.
+    """
+    hashes = {path.name: file_hash(path) for path in sorted(models.glob("*.pt"))}
+    if not hashes:
+        raise UserError(f"models must be a folder of weights, got none in {models}")
+    with atomic_path(MANIFEST) as temporary:
+        temporary.write_text(manifest_text(hashes), encoding="ascii")
+
+
+if __name__ == "__main__":
+    write_manifest(Path(sys.argv[1]))
+    print(MANIFEST.read_text(encoding="ascii"), end="")
