@@ -54,7 +54,8 @@ def run_check(options: argparse.Namespace) -> None:
     import torch
 
     from progressive_cascade.attenuation import HU_MAX, HU_MIN, unit_to_hu
-    from progressive_cascade.inference.reconstruct import file_hash, load_cascade
+    from progressive_cascade.inference.reconstruct import load_cascade
+    from progressive_cascade.io.released import file_hash
     from progressive_cascade.paths import bundle_root
     from progressive_cascade.phantom import generate_phantom
 
