@@ -13,12 +13,12 @@ DATASET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
 GPU_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
-LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py uncertainty.py)
+LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak fuzz clean
+.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
 	@echo "make fuzz        500 damaged inputs through every command (minutes): a valid result or one line"
 	@echo "make soak        trainings that are killed, starved and robbed: what became of each, in bundle/docs/RELIABILITY.md (an hour)"
+	@echo "make soak-service  8 clients against the service while it is killed (10 minutes): a table in bundle/docs/RELIABILITY.md"
 	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
@@ -84,6 +85,9 @@ fuzz: .venv/.installed-test
 
 soak: .venv/.installed-test
 	$(TEST_THREADS) PYTHONPATH=. $(BIN)/python benchmarks/soak.py
+
+soak-service: .venv/.installed-test
+	$(TEST_THREADS) PYTHONPATH=. $(BIN)/python benchmarks/soak_service.py
 
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache

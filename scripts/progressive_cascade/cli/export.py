@@ -40,6 +40,10 @@ def add_export(commands: Any) -> None:
     programs = parser.add_argument_group("programs without Python")
     programs.add_argument("--torchscript", action="store_true", help="also write models/model.ts")
     programs.add_argument("--onnx", action="store_true", help="also write models/model.onnx (needs onnx, onnxscript)")
+    programs.add_argument("--triton", action="store_true", help="also write triton/, a model repository (needs onnx)")
+    programs.add_argument(
+        "--deploy", action="store_true", help="also write deploy/, manifests of a MONAI application package"
+    )
     zoo = parser.add_argument_group("publishing")
     zoo.add_argument(
         "--large-files-url", default="", metavar="URL", help="where files above 25 MB will be, for large_files.yml"
@@ -70,6 +74,8 @@ def run_export(options: argparse.Namespace) -> None:
         zip=options.zip,
         torchscript=options.torchscript,
         onnx=options.onnx,
+        triton=options.triton,
+        deploy=options.deploy,
         large_files_url=options.large_files_url,
         published=options.published,
     )

@@ -20,7 +20,8 @@ from progressive_cascade.export.archive import (
 )
 from progressive_cascade.export.configs import METADATA, for_stage, read_config, read_configs, to_text
 from progressive_cascade.export.metadata import build_metadata
-from progressive_cascade.export.programs import save_onnx, save_torchscript
+from progressive_cascade.export.programs import onnx_program, save_onnx, save_torchscript
+from progressive_cascade.export.serving import write_application, write_triton
 from progressive_cascade.export.weights import StageWeights, collect_weights
 from progressive_cascade.io.released import MANIFEST, file_hash, manifest_text
 from progressive_cascade.networks.cascade import NUM_STAGES
@@ -42,6 +43,8 @@ class Export:
         zip: also write an archive.
         torchscript: also write ``models/model.ts``.
         onnx: also write ``models/model.onnx``.
+        triton: also write ``triton/``, a model repository.
+        deploy: also write ``deploy/``, the manifests of a MONAI application package.
         large_files_url: where files above the zoo's limit will be hosted.
         published: the bundle that was published last, a folder or a zip archive; None: nothing to compare with.
     """
@@ -51,6 +54,8 @@ class Export:
     zip: bool = False
     torchscript: bool = False
     onnx: bool = False
+    triton: bool = False
+    deploy: bool = False
     large_files_url: str = ""
     published: Path | None = None
 
@@ -181,6 +186,10 @@ def _write_programs(
         save_torchscript(weights.network, folder / "models" / "model.ts", metadata=metadata, configs=configs)
     if options.onnx:
         save_onnx(weights.network, folder / "models" / "model.onnx")
+    if options.triton:
+        write_triton(onnx_program(weights.network), folder / "triton", name=BUNDLE_NAME)
+    if options.deploy:
+        write_application(folder / "deploy", metadata=metadata)
 
 
 def _read(path: Path) -> bytes:
