@@ -84,11 +84,11 @@ class Served:
         self.process = self._start()
 
     def kill_worker(self) -> bool:
-        """kill -9 of one worker; whether there was one."""
-        workers = self.workers()
-        with contextlib.suppress(ProcessLookupError, IndexError):
-            os.kill(workers[0], signal.SIGKILL)
-            return True
+        """kill -9 of one worker that has loaded; whether there was one."""
+        with contextlib.suppress(ProcessLookupError, IndexError, httpx.TransportError):
+            if httpx.get(f"{self.url}/ready").status_code == 200:
+                os.kill(self.workers()[0], signal.SIGKILL)
+                return True
         return False
 
     def workers(self) -> list[int]:
@@ -234,8 +234,10 @@ def soak(folder: Path, minutes: float, clients: int, seed: int) -> dict[str, Any
     while any(thread.is_alive() for thread in threads):
         passed = (time.monotonic() - begun) / seconds
         if plan and passed > plan[0][0]:
-            done = plan.pop(0)[1]()
-            killed.append("service" if done is None else "worker" if done else "nothing")
+            done = plan[0][1]()
+            if done is not False:
+                plan.pop(0)
+                killed.append("worker" if done else "service")
         memory.append((passed, resident(served.process.pid), max(map(resident, served.workers()), default=0.0)))
         time.sleep(1.0)
     served.process.terminate()

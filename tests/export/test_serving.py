@@ -53,7 +53,7 @@ def _triton_parser() -> Any:
     try:
         from tritonclient.grpc import model_config_pb2  # pyright: ignore[reportMissingImports]
 
-        return model_config_pb2.ModelConfig()
+        return vars(model_config_pb2)["ModelConfig"]()
     except (ImportError, RuntimeError):
         return _fields()
 
