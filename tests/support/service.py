@@ -133,6 +133,27 @@ def pair(level: int = 100) -> dict[str, tuple[str, bytes]]:
     return {"pa": ("Doe_Jane_pa.png", picture(level)), "lateral": ("Doe_Jane_lat.png", picture())}
 
 
+def deflated_dicom(size: int) -> bytes:
+    """A DICOM file of zeros that are deflated, made without ever holding them."""
+    import zlib
+
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filewriter import write_file_meta_info
+    from pydicom.uid import UID
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
+    stream = io.BytesIO()
+    stream.write(bytes(128) + b"DICM")
+    write_file_meta_info(stream, meta)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    for _ in range(size >> 20):
+        stream.write(deflate.compress(bytes(1 << 20)))
+    return stream.getvalue() + deflate.flush()
+
+
 def settings(folder: Path, **changes: Any) -> Settings:
     """A service for tests, which names itself `testserver`."""
     runner_settings = {"log": str(folder / "ran.txt"), **changes.pop("runner_settings", {})}

@@ -19,7 +19,9 @@ from progressive_cascade.training.checkpoints import HalfPrecisionState
 from tools.fuzzing.mutate import mutate_bytes, mutate_json, mutate_packed, mutate_setting, mutate_table
 
 Mutate = Callable[[bytes, random.Random], bytes]
-COMMANDS = ("simulate", "reconstruct", "folder", "train", "settings")
+COMMANDS = ("simulate", "reconstruct", "folder", "train", "settings", "post")
+BOUNDARY = "fuzz"
+"""Between the parts of ``request.bin``."""
 _SIZE, _PITCH = 512, 0.84
 # A detector that is projected onto in no time.
 _COARSE = ConeBeam(detector_shape=(32, 32), pixel_spacing=(13.44, 13.44))
@@ -70,6 +72,9 @@ KINDS: dict[str, Kind] = {
     "pairs": Kind("pairs.csv", mutate_table, "folder", "pairs"),
     "datalist": Kind("dataset/datalist.json", mutate_json, "train", "datalist"),
     "settings": Kind("settings.json", mutate_setting, "settings", "settings"),
+    "request": Kind("request.bin", mutate_bytes, "post", "request"),
+    "request options": Kind("options.json", mutate_json, "post", "options"),
+    "request zip": Kind("study.zip", mutate_bytes, "post", "study"),
 }
 """Every kind of input, by name."""
 
@@ -87,9 +92,26 @@ def write_inputs(folder: Path) -> None:
     _write_json(folder / "sidecar.json", {"pixel_spacing": [_PITCH, _PITCH], "view": "pa", "source_to_detector": 1800})
     _write_json(folder / "exposure.json", {"spectrum": "120kV", "photons": 1e5, "scatter": 0.1})
     _write_json(folder / "settings.json", SETTINGS)
+    _write_requests(folder)
     (folder / "pairs.csv").write_text("case,pa,lateral\none,pa.png,lateral.png\ntwo,pa.tif,lateral.png\n")
     network = ProgressiveCascade(stage=1, unet_channels=((4, 8),), normalize=(False,), consistency_iterations=(0,))
     torch.save(HalfPrecisionState(network).state_dict(), folder / "tiny.pt")
+
+
+def _write_requests(folder: Path) -> None:
+    """A form with two radiographs, its options, and a zip with both."""
+    import zipfile
+
+    _write_json(folder / "options.json", {"refine": 8, "field_of_view": 430.0, "intensities": "display", "dicom": True})
+    files = {view: (folder / f"{view}.png").read_bytes() for view in ("pa", "lateral")}
+    with zipfile.ZipFile(folder / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for view, content in files.items():
+            archive.writestr(f"{view}.png", content)
+    parts = [
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{view}"; filename="f"\r\n\r\n'.encode() + content
+        for view, content in files.items()
+    ]
+    (folder / "request.bin").write_bytes(b"\r\n".join([*parts, f"--{BOUNDARY}--\r\n".encode()]))
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from progressive_cascade.cli import main
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import bundle_root
-from tools.fuzzing.inputs import KINDS
+from tools.fuzzing.inputs import BOUNDARY, KINDS
 
 MAX_SECONDS, MAX_BYTES = 60, 6 << 30
 """What a mutant may take."""
@@ -186,6 +186,34 @@ def _check_settings(given: Path, option: str, output: Path) -> int:
     return 0
 
 
+def _post(given: Path, option: str, output: Path) -> int:
+    """A request to the service, up to a job that waits; what is refused leaves nothing of it."""
+    from fastapi.testclient import TestClient
+
+    from progressive_cascade.service import Settings, build_app
+
+    settings = Settings(folder=given / "service", runner="none:none", hosts=None, max_upload=16 << 20)
+    app = build_app(settings)
+    client = TestClient(app, raise_server_exceptions=False)  # its workers are not started
+    if option == "request":
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        answer = client.post("/jobs", content=(given / "request.bin").read_bytes(), headers=headers)
+    elif option == "study":
+        answer = client.post("/jobs", files={"study": (given / "study.zip").read_bytes()})
+    else:
+        files = {view: (given / f"{view}.png").read_bytes() for view in ("pa", "lateral")}
+        answer = client.post("/jobs", files=files, data={"options": (given / "options.json").read_bytes()})
+    app.state.service.store.close()
+    jobs = list((given / "service" / "jobs").iterdir())
+    if answer.status_code == 202 and len(jobs) == 1:
+        return 0
+    line = answer.json()["error"]
+    if not 400 <= answer.status_code < 500 or jobs or not line or "\n" in line:
+        raise RuntimeError(f"{answer.status_code} with {len(jobs)} jobs: {answer.text[:300]}")
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
 def _mutant_of(given: Path, stem: str) -> str:
     """The one file of that name which is no link to a good one."""
     return next(path.name for path in sorted(given.glob(f"{stem}.*")) if not path.is_symlink())
@@ -197,4 +225,5 @@ _COMMANDS: dict[str, Callable[[Path, str, Path], int]] = {
     "folder": _reconstruct_folder,
     "train": _train,
     "settings": _check_settings,
+    "post": _post,
 }

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,6 +127,8 @@ def run_serve(options: argparse.Namespace) -> int:
     )
     start_log()
     app = build_app(settings)
+    # Uploads pass through temporary files, which in a container's /tmp would take memory.
+    tempfile.tempdir = str(settings.folder)
     config = uvicorn.Config(
         app,
         host=options.host,

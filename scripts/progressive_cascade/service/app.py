@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -213,6 +214,8 @@ async def post_job(
     if service.pool.is_closing:
         raise HTTPException(503, "the service is ending")
     files = {"pa": pa, "lateral": lateral, "geometry": geometry, "exposure": exposure, "study": study}
+    # A client's key may be a patient's name.
+    key = None if key is None else hashlib.sha256(key.encode()).hexdigest()
     known = None if key is None else service.store.of_key(key)
     job = known or await run_in_threadpool(service.accept, files, read_options(options), key)
     response.headers["Location"] = f"/jobs/{job.id}"

@@ -18,7 +18,9 @@ from progressive_cascade.service.metrics import Metrics
 from progressive_cascade.service.settings import Settings
 
 LOG = logging.getLogger("progressive_cascade.service")
-OPEN_PATHS = ("/", "/health", "/ready", "/docs", "/openapi.json")
+PROBES = ("/health", "/ready")
+"""What a container's health check asks for."""
+OPEN_PATHS = ("/", *PROBES, "/docs", "/openapi.json")
 """What needs no token: they tell nothing of any job."""
 OPEN_FOLDERS = ("/static/",)
 _HEADERS = (
@@ -79,7 +81,8 @@ class Guard:
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         hosts = self._settings.hosts
-        if hosts is not None and _name(host) not in hosts:
+        is_probe = scope["path"] in PROBES  # whoever asks, under whatever name, whether it lives
+        if hosts is not None and _name(host) not in hosts and not is_probe:
             raise Refused(400, "Host must be a name this service goes by; --host names another")
         origin = headers.get(b"origin")
         # Another site's page in the browser of somebody who may use this service.

@@ -6,6 +6,7 @@ No name of a client's file is kept, for it may name a patient.
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import tempfile
@@ -15,6 +16,7 @@ from typing import BinaryIO
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem, read_json
+from progressive_cascade.radiograph.dicom_tags import check_inflation
 from progressive_cascade.radiograph.folder import PairFiles, find_pairs
 from progressive_cascade.radiograph.record import check_size
 
@@ -27,6 +29,7 @@ BESIDE = ("geometry.json", "exposure.json")
 """Files beside the frontal radiograph that tell of both."""
 _BLOCK = 1 << 20
 _HEAD = 512
+_ZIP_TAIL = (64 << 10) + 22
 _DETACHED = (b"data file:", b"datafile:", b"elementdatafile")
 
 
@@ -86,6 +89,7 @@ def _check_picture(path: Path) -> None:
 def _check_dicom(path: Path) -> None:
     from pydicom import dcmread
 
+    check_inflation(path, path.stem)
     try:
         header = dcmread(path, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True)
         rows, cols = int(header.Rows), int(header.Columns)
@@ -189,6 +193,7 @@ def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int) -> list[str]
     Raises:
         UserError: if it is no zip, a bomb, leads outside of its folder, or does not hold one pair.
     """
+    _check_directory(stream)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         inside = Path(name) / "study"
         inside.mkdir()
@@ -211,6 +216,17 @@ def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int) -> list[str]
                 f"its view; got {complete} pairs and {len(pairs) - complete} that are incomplete or doubled"
             )
         return take_pair(pairs[0], folder)
+
+
+def _check_directory(stream: BinaryIO) -> None:
+    """Refuses a list of contents that would take memory to read: its size stands at the zip's end (APPNOTE 4.3.16)."""
+    size = stream.seek(0, 2)
+    stream.seek(max(0, size - _ZIP_TAIL))
+    tail = stream.read()
+    for match in re.finditer(rb"PK\x05\x06", tail):
+        if int.from_bytes(tail[match.start() + 12 : match.start() + 16], "little") > _BLOCK:
+            raise UserError(f"study must hold at most {MAX_ENTRIES} files, its list is longer")
+    stream.seek(0)
 
 
 def _unpack(archive: zipfile.ZipFile, folder: Path, max_bytes: int) -> None:

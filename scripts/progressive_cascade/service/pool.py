@@ -118,7 +118,11 @@ class Pool:
             seconds=self._settings.job_seconds,
             is_wanted=lambda: not self._is_stopping.is_set() and self._store.get(job.id) is not None,
         )
-        state = self._store.settle(job, outcome)
+        try:
+            state = self._store.settle(job, outcome)
+        except OSError as error:  # a full disk, mostly
+            outcome = Outcome("broken", f"its result could not be kept: {error.strerror}")
+            state = self._store.settle(job, outcome)
         seconds = time.monotonic() - begun
         self._metrics.outcomes.labels(outcome.kind).inc()
         if state in ("done", "failed"):
