@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tools.lock``: writes requirements.lock, what the image installs, with the hashes of this platform's files.
+"""``python -m tools.lock``: writes requirements.lock, what the image installs, with hashes of this platform's files.
 
 pip resolves by itself, constrained by constraints.txt, and installs nothing. torch is left out: its build, and so its
 hash, is the processor's; so are the libraries that only its CUDA build brings along.
@@ -16,9 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
 _LEFT_OUT = ("torch", "triton", "progressive-cascade")
-_HEAD = (
-    "# Written by `make lock` for {platform}: all but torch, with hashes. pip install --require-hashes --no-deps -r\n"
-)
+_HEAD = "# Written by `make lock` for {platform}: all but torch, with hashes, for `pip install --no-deps`.\n"
 
 
 def resolve() -> dict[str, Any]:

@@ -147,7 +147,7 @@ def deflated_dicom(size: int) -> bytes:
     meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
     stream = io.BytesIO()
     stream.write(bytes(128) + b"DICM")
-    write_file_meta_info(stream, meta)
+    write_file_meta_info(stream, meta)  # pyright: ignore[reportArgumentType]
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     for _ in range(size >> 20):
         stream.write(deflate.compress(bytes(1 << 20)))

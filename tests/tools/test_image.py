@@ -96,7 +96,7 @@ def test_the_lock_is_complete() -> None:
             continue
         seen.add(one)
         try:
-            left += _needs(*one)
+            left.extend(_needs(*one))
         except metadata.PackageNotFoundError:
             pytest.skip(f"{one[0]} is not installed")
     assert {name for name, _ in seen} - set(_locked()) == set()
