@@ -88,7 +88,7 @@ def test_the_lock_is_complete() -> None:
         *(setup["options.extras_require"][name] for name in ("service", "cluster")),
     ]
     asked = [Requirement(line) for text in texts for line in text.splitlines() if line.strip()]
-    left = [(canonicalize_name(one.name), tuple(one.extras)) for one in asked]
+    left: list[tuple[str, tuple[str, ...]]] = [(canonicalize_name(one.name), tuple(one.extras)) for one in asked]
     seen: set[tuple[str, tuple[str, ...]]] = set()
     while left:
         one = left.pop()
