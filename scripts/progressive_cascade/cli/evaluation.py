@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
 """What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
+_CLINICAL = ("clinical_body_dice", "clinical_lungs_dice", "clinical_bone_dice", "clinical_lungs_surface_mm")
 _MEAN_PHANTOMS = 40
-_LISTS = ("evaluation_metrics.json", "evaluation_cases.csv")
+_LISTS = ("evaluation_metrics.json", "evaluation_cases.csv", "evaluation_bland_altman.png")
 _HELP = """
 Score reconstructions of a dataset's test patients.
 
@@ -51,7 +52,10 @@ DIR receives
   evaluation_metrics.json    per case and summary with 95 % intervals over patients; each score is named after its
                              protocol (PSNR in dB, MAE in HU), also inside the body and by tissue; beside the
                              cascade, refined and not: mean training CT, back-projection, least squares
+                             and what is measured on a chest: lung volumes, widths, cardiothoracic ratio, how masks of
+                             body, lungs and bone agree, limits of agreement over patients
   evaluation_cases.csv       the same scores, a row for each case and method
+  evaluation_bland_altman.png  those measures against the CTs', of three patients or more
   CASE.html                  reconstruction and truth side by side, to scroll through in a browser
   comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
   CASE.nii.gz                with --save-nifti: the reconstruction [HU]
@@ -208,7 +212,7 @@ def describe_summary(summary: Mapping[str, Mapping[str, Mapping[str, Any]]], pro
     lines = []
     for method, scores in summary.items():
         lines.append(method)
-        for name in (*names, "reprojection_psnr_db"):
+        for name in (*names, "reprojection_psnr_db", *_CLINICAL):
             if name in scores:
                 mean, std, interval = (scores[name][key] for key in ("mean", "std", "ci95"))
                 ends = f"   95 % [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
@@ -247,6 +251,7 @@ def evaluate_case(
     import numpy as np
     import torch
 
+    from progressive_cascade.evaluation.agreement import clinical_table
     from progressive_cascade.inference.reconstruct import reconstruct
     from progressive_cascade.report import write_page
 
@@ -263,7 +268,12 @@ def evaluate_case(
     methods = {**({"refined": result.hu} if refine else {}), "cascade": plain.hu}
     scores = report.score_case(case, methods, image=given)["refined" if refine else "cascade"]
     picture = report.output_dir / f"comparison_{case.name}.png"
-    record = {**report.description, "agreement": result.agreement, "calibrated": True}
+    record = {
+        **report.description,
+        "agreement": result.agreement,
+        "calibrated": True,
+        "clinical": clinical_table(scores),
+    }
     if result.refinement is not None:
         record["refinement"] = result.refinement.to_dict()
     page = build_case(result, beam, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)

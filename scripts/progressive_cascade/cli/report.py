@@ -44,6 +44,10 @@ def add_report(commands: Any) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """Reads the case, predicts sigma anew, writes the page."""
+    import numpy as np
+
+    from progressive_cascade.evaluation.agreement import clinical_table
+    from progressive_cascade.evaluation.clinical import score_chests, segment_chest
     from progressive_cascade.evaluation.metrics import evaluate_volume
     from progressive_cascade.io import nifti_stem
     from progressive_cascade.report.finished import find_volume, read_case
@@ -60,7 +64,11 @@ def run_report(options: argparse.Namespace) -> None:
     case = read_case(volume, truth=options.truth)
     case = replace(case, sigma=_case_sigma(case))
     if case.truth is not None:
-        case = replace(case, scores=evaluate_volume(case.hu, case.truth, protocol="native"))
+        scores = evaluate_volume(case.hu, case.truth, protocol="native")
+        spacing = float(np.linalg.norm(case.affine[:3, 0]))
+        found, true = (segment_chest(hu, spacing) for hu in (case.hu, case.truth))
+        clinical = clinical_table(score_chests(found, true))
+        case = replace(case, scores=scores, record={**case.record, "clinical": clinical})
     write_page(case, page)
     print(page)
 

@@ -61,6 +61,11 @@ class Truth:
         self.labels = regions + (tissue_classes(hu) << NUM_REGIONS)
         self._counts: dict[tuple[int, ...], Profiles] = {}
 
+    @property
+    def scanned(self) -> Tensor:
+        """Mask of the scanned voxels, bool."""
+        return (self.labels >> _VALID) & 1 > 0
+
     @cached_property
     def native(self) -> Tensor:
         """In the unit of `native`, float64."""

@@ -17,7 +17,9 @@ from torch import Tensor
 from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
 from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
+from progressive_cascade.evaluation.agreement import draw_agreement, limits_of_agreement
 from progressive_cascade.evaluation.baselines import EXTENT, resize, unlearned
+from progressive_cascade.evaluation.clinical import score_chests, segment_chest
 from progressive_cascade.evaluation.metrics import (
     BODY_HU,
     Truth,
@@ -35,6 +37,9 @@ from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.projector import project
 from progressive_cascade.report.figures import comparison_figure
 from progressive_cascade.training.cases import Case
+
+BLAND_ALTMAN = "bland_altman.png"
+"""How the name of the figure ends that shows measures against the CTs'."""
 
 
 class EvaluationReport:
@@ -148,6 +153,8 @@ class EvaluationReport:
         for name, volume in methods.items():
             scores[name] = score_volume(volume, truths[volume.shape[0]], self.protocols)
             scores[name]["reprojection_psnr_db"] = reprojection_psnr(projections[name], measured)
+            if name in reconstructions:
+                scores[name].update(_clinical_scores(volume, truths[volume.shape[0]]))
         first = next(iter(reconstructions))
         agreed = agreement(projections[first], measured, self.beam.views)
         self.cases.append({"case": case.name, "patient": case.patient, "scores": scores, "agreement": agreed})
@@ -206,11 +213,13 @@ class EvaluationReport:
             **self._heading(),
             "num_cases": len(self.cases),
             "num_patients": len({case["patient"] for case in self.cases}),
-            **({"summary": self.summary()} if finished else {}),
+            **({"summary": self.summary(), "limits_of_agreement": limits_of_agreement(self.cases)} if finished else {}),
             "cases": self.cases,
         }
         save_json(finite(report), self.path)
         save_csv(self.cases, self.output_dir / f"{self.stem}_cases.csv")
+        if finished and self.pictures:
+            draw_agreement(self.cases, self.output_dir / f"{self.stem}_{BLAND_ALTMAN}")
 
     def _heading(self) -> dict[str, Any]:
         return {
@@ -288,6 +297,14 @@ def _truth(case: Case, size: int) -> Truth:
     if not (body if truth.valid is None else body & (truth.valid > 0)).any():
         raise UserError(f"case {case.name} must show a body, got no scanned voxel above {BODY_HU:g} HU")
     return parse_truth(truth.hu, valid=truth.valid, body=body)
+
+
+def _clinical_scores(hu: np.ndarray, truth: Truth) -> dict[str, float]:
+    """What is measured by threshold, where the scanner looked."""
+    spacing = EXTENT / hu.shape[0]
+    valid = truth.scanned.cpu().numpy()
+    found, true = (segment_chest(volume, spacing, valid=valid) for volume in (hu, truth.hu.cpu().numpy()))
+    return score_chests(found, true)
 
 
 def _numbers(scores: Mapping[str, float | None]) -> dict[str, float]:

@@ -232,13 +232,20 @@ def _stills(case: ReportCase) -> list[dict[str, str]]:
 def _sections(case: ReportCase) -> list[dict[str, Any]]:
     """The text below the viewer."""
     record, sections = case.record, []
-    rows = wording.clinical_rows(record) + wording.score_rows(case.scores)
+    rows = wording.score_rows(case.scores)
     if rows:
         text = "The true CT of this patient is known. These numbers say how close the reconstruction comes to it."
         sections.append(wording.Section("Against the true CT", "scores", [text], rows=rows))
     else:
         text = "The true CT of this patient is not known here: nothing on this page can say how close this one is."
         sections.append(wording.Section("Scores", "scores", [text]))
+    measured = wording.clinical_rows(record)
+    if measured:
+        text = (
+            "Found by thresholds, with no organ recognised: body above -500 HU, lung between -950 and -500, bone above "
+            "150. The heart is what stands between the lungs. Dice is 1 where two masks are the same."
+        )
+        sections.append(wording.Section("Measured on the chest", "clinical", [text], rows=measured))
     sections.append(wording.reading_section(has_sigma=case.sigma is not None))
     assumptions = wording.texts_of(record.get("assumptions"))
     if assumptions:
