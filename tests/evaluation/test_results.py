@@ -194,7 +194,7 @@ def test_report_scores_every_method_by_every_protocol(case: Case, tmp_path: Path
     assert scores["half"]["native_body_bias_hu"] == pytest.approx(-20, abs=0.5)
     expected = evaluate_volume(case.hu + 100.0, case.hu, protocol="xmed", valid=case.valid)
     assert {name: scores["cascade"][name] for name in expected} == pytest.approx(expected, nan_ok=True)
-    assert all(name.startswith(("native_", "xmed_", "reprojection_")) for name in scores["cascade"])
+    assert all(name.startswith(("native_", "xmed_", "reprojection_", "clinical_")) for name in scores["cascade"])
     report.write()
     written = json.loads((tmp_path / "evaluation_metrics.json").read_text())
     assert written["summary"]["cascade"]["native_mae_hu"]["num_patients"] == written["num_patients"] == 1
