@@ -7,6 +7,8 @@ BIN := .venv/bin
 OUTPUT ?= demo
 # Tests share the cores by process: most are small, and two at once on one thread each are faster than one on two.
 TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+# A file's tests share what they set up; tests/conftest.py says which files are begun first.
+SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
@@ -47,10 +49,10 @@ demo: .venv/.installed
 	$(BIN)/progressive-cascade demo --output $(OUTPUT)
 
 test: lint
-	$(TEST_THREADS) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(TEST_THREADS) $(BIN)/python -m pytest $(SHARED)
 
 quick: .venv/.installed-test
-	$(TEST_THREADS) $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile $(QUICK)
+	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) $(QUICK)
 
 lint: .venv/.installed-test
 	$(BIN)/ruff check .

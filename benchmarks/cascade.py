@@ -263,7 +263,8 @@ def main() -> int:
         done = {(r["row"], r["stage"], r["seed"]) for r in runs}
         wanted = [(name, stage, seed) for seed in options.seeds for name in names if (name, stage, seed) not in done]
         # Stage 2 starts from what this leaves.
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        context = get_context("spawn" if sys.platform == "win32" else "forkserver")
+        with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
             for future in as_completed([pool.submit(run, *job, options) for job in wanted]):
                 runs.append(future.result())
                 print(runs[-1], flush=True)

@@ -214,8 +214,8 @@ def _records(
     if jobs < 2:
         yield from (score_rest(item, networks, report, known.get(_name(item))) for item in items)
         return
-    # Not forked: this process may have started threads, of which a fork has only the locks.
-    context = multiprocessing.get_context("spawn")
+    # Not forked from here: this process may have started threads, of which a fork has only the locks.
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     with ProcessPoolExecutor(jobs, context, initializer=_start_job, initargs=(networks, report)) as pool:
         try:
             yield from pool.map(_score_in_job, items, [known.get(_name(item)) for item in items])

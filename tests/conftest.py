@@ -29,6 +29,30 @@ SMALL = {
 }
 """Arguments of a cascade with grids of 16, 32 and 64 voxels that runs in milliseconds."""
 
+LONGEST = (
+    "test_end_to_end",
+    "test_results_script",
+    "test_devices",
+    "test_faults",
+    "test_multi_gpu",
+    "test_configs",
+    "test_uses",
+    "test_programs",
+    "test_benchmarks",
+    "test_resume",
+    "test_settings",
+    "test_awkward_series",
+    "test_gpu",
+    "test_fuzzing",
+)
+"""Files of tests that take longest, half a minute and more: begun first, no core waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order."""
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture
 def small_cascade():

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import cascade
 from ablation.networks import ChannelToDepth
 from published.ablation import ablation_table
+from tests.support.processes import start_server
 
 SCRIPT = Path(cascade.__file__)
 OTHER_SIZES = {"narrower", "wider"}
@@ -71,6 +72,7 @@ class _Keep(torch.nn.Module):
 
 def test_a_run_is_made_once_and_tabulated(tmp_path, monkeypatch, capsys):
     """The script trains, scores and writes a row; called again it finds it there."""
+    start_server()
     output = tmp_path / "cascade.json"
     command = [str(SCRIPT), "--rows", "default", "--stages", "1", "--seeds", "0", "--seconds", "0.1", "--phantoms", "1"]
     command += ["--unseen", "1", "--jobs", "1", "--cache", str(tmp_path / "cache"), "--output", str(output)]

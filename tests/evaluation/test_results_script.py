@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 import sys
@@ -28,6 +30,7 @@ import results_tables
 from published.tables import METHODS, NATIVE, PAPERS, TABLES
 from results_tables import fill
 from tests.conftest import SMALL
+from tests.support.processes import start_server
 
 SCORES = [name for name, _ in (*NATIVE.values(), *PAPERS.values())]
 SCORES += [
@@ -46,7 +49,12 @@ def small_phantoms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _report(*patients: str) -> dict:
-    """An evaluation in which stage k beats stage k - 1 by exactly 1 in every score."""
+    """An evaluation in which stage k beats stage k - 1 by exactly 1 in every score; the caller's own."""
+    return copy.deepcopy(_evaluation(*patients))
+
+
+@functools.cache
+def _evaluation(*patients: str) -> dict:
     rng = np.random.default_rng(0)
     methods = {name: k for k, name in enumerate(METHODS)}
     methods |= {"stage_1_at_64": 10, "stage_2_at_128": 11}
@@ -119,6 +127,7 @@ def test_scores_of_the_same_weights_are_kept(
 
 def test_jobs_give_what_one_process_gives(small_cascade, tmp_path: Path) -> None:
     """The same records in the same order, however many cases are evaluated at once."""
+    start_server()
     items = []
     for seed in (2_000_000, 2_000_001):
         phantom = generate_phantom(seed, shape=(64, 64, 64), spacing=5.6)

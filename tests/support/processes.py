@@ -114,7 +114,7 @@ class Child:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
-        _start_server()
+        start_server()
         self.process = _FORK.Process(target=_logged, args=(log, function, arguments))
         self.process.start()
 
@@ -141,8 +141,8 @@ class Child:
 
 
 @functools.cache
-def _start_server() -> None:
-    """The process to fork from, in the checkout's folder: only there does it find what it imports beforehand."""
+def start_server() -> None:
+    """Start the process to fork from, in the checkout's folder: only there does it find what it imports beforehand."""
     before = Path.cwd()
     os.chdir(_ROOT)
     multiprocessing.forkserver.ensure_running()
