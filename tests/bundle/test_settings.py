@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.training.handlers import NamedHandlers
-from progressive_cascade.training.settings import RULES, check_settings, check_value
+from progressive_cascade.training.settings import RULES, check_kinds, check_settings, check_value, own_expressions
 from progressive_cascade.training.stages import STAGES, stage_config
 from progressive_cascade.training.unknown import find_unknown
 from tests.support.processes import Child, type_monai
@@ -39,10 +39,14 @@ def _check(name: str, overrides: dict[str, Any], *overlays: str) -> None:
     parser.get_parsed_content("run#0")
 
 
-def _cause(error: BaseException) -> str:
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
-    return str(error)
+    return error
+
+
+def _cause(error: BaseException) -> str:
+    return str(_root(error))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -76,6 +80,12 @@ def test_shipped_settings_pass(name: str) -> None:
         ("stage1", {"geometry": "chest"}, 'geometry must be a geometry .*, got "chest"'),
         ("stage1", {"loss_weights#l1": -1}, "loss_weights must be an object of numbers of at least 0"),
         ("stage1", {"epochs": "$1 / 0"}, r"epochs must be a value or an expression, got \"\$1 / 0\""),
+        ("stage1", {"train#trainer#max_epochs": "$1 / 0"}, r"train#trainer#max_epochs must .*: division by zero"),
+        ("stage1", {"device": "abc"}, 'device must be a device of this machine, got "abc"'),
+        ("stage1", {"grid": 0}, "grid must be a divisor of 256, got 0"),
+        ("stage1", {"stage": True}, "stage must be 1, 2 or 3, got true"),
+        ("stage3", {"unet_channels": [[4, 8]]}, "unet_channels must hold a list for each of 3 stages"),
+        ("stage1", {"loss_weights#l1": float("inf")}, "loss_weights must be an object of numbers of at least 0"),
         ("stage1", {"train#named_handlers#mlflow": {"_target_": "MLFlowHandler"}}, "got mlflow: pip install mlflow"),
         ("stage1", {"num_phantoms": 0}, "num_phantoms must be at least 1 where there is no dataset_dir"),
         ("stage1", {"dataset_dir": "no/where"}, "dataset_dir must be a folder written by `prepare`, got no/where"),
@@ -85,11 +95,25 @@ def test_shipped_settings_pass(name: str) -> None:
         ("inference", {"overlap": 1}, r"overlap must be a number in \[0, 1\), got 1"),
     ],
 )
-def test_wrong_settings_are_named(name: str, overrides: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_named(
+    name: str, overrides: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Key, condition and value in one line."""
+    monkeypatch.setattr("progressive_cascade.training.settings.find_spec", lambda name: None)  # no MLflow here
     with pytest.raises((UserError, RuntimeError)) as error:
         _check(name, overrides)
     assert re.search(words, _cause(error.value)), _cause(error.value)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_no_key_takes_what_it_cannot_mean(name: str) -> None:
+    """Every key: no setting is an object of nothing known, no component a number, and expressions are looked at."""
+    config, free = _load(name), {"_desc_", "imports", "initialize", "run", "training", "evaluating"}
+    for key in set(config) - free:
+        with pytest.raises(UserError, match=rf"^{key} must be "):
+            check_value(key, {"no": "thing"}, RULES[key]) if key in RULES else check_kinds({key: -1.5}, [config])
+        assert list(own_expressions({**config, key: "$1 / 0"}, [config])) == [key]
+    assert list(own_expressions(config, [config])) == []
 
 
 @pytest.mark.parametrize(
@@ -172,6 +196,9 @@ TYPED = {
     "learning_rate": ([*TRAINING, "--learning_rate", "-1"], "learning_rate must be a number above 0, got -1"),
     "window": ([*TRAINING, "--window", "100"], "window must be a multiple of 8 voxels or null, got 100"),
     "seed": ([*TRAINING, "--seed", "abc"], 'seed must be a whole number of at least 0, got "abc"'),
+    "failing seed": ([*TRAINING, "--seed", "$1/0"], r"seed must be a value or an expression, got .*division by zero"),
+    "failing network": ([*TRAINING, "--network", "$1/0"], r"network must be .*, got .*division by zero"),
+    "no device": ([*TRAINING, "--device", "abc"], 'device must be a device of this machine, got "abc"'),
     "dataset": ([*TRAINING, "--dataset_dir", "nowhere"], "dataset_dir must be a folder .* got nowhere"),
     "unknown": ([*TRAINING, "--epohcs", "3"], r"key 'epohcs' must exist in the config; did you mean epochs"),
     "evaluate": (["--config_file", "configs/evaluate.json", "--seed", "1.5"], "seed must be a whole number .* got 1.5"),

@@ -9,41 +9,31 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
-import numbers
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
+from monai.utils import set_determinism
 
-from progressive_cascade.ct import SECTIONS, load_datalist
+from progressive_cascade.ct import load_datalist
 from progressive_cascade.errors import RunError, UserError, did_you_mean
-from progressive_cascade.geometry import parse_beam
-from progressive_cascade.inference.refine import MAX_STEPS
 from progressive_cascade.io import read_json
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.training.plan import check_start
+from progressive_cascade.training.rules import RULES, Rule
 from progressive_cascade.training.tracking import check_tracking
-from progressive_cascade.training.unknown import find_unknown
+from progressive_cascade.training.unknown import find_unknown, unfold
 
-
-@dataclass(frozen=True)
-class Rule:
-    """What a setting must be.
-
-    Args:
-        condition: in words, to follow "must".
-        holds: whether a value is that.
-    """
-
-    condition: str
-    holds: Callable[[Any], bool]
+# What stands under these keys is done, not looked up.
+_INSTRUCTIONS = frozenset({"imports", "initialize", "run", "training", "evaluating", "finalize"})
+_TOGETHER = (
+    *("grid", "simulation_grid", "window", "stage", "unet_channels"),
+    *("dataset_dir", "section", "num_phantoms", "num_validation_phantoms"),
+)
 
 
 def check_settings(workflow: str) -> None:
@@ -65,8 +55,8 @@ def check_settings(workflow: str) -> None:
     config = parser.get()
     if "MLFlowHandler" in json.dumps(config, default=str) and find_spec("mlflow") is None:
         raise UserError("tracking must name a tool that is installed, got mlflow: pip install mlflow")
-    check_tracking(config.get("tracker"))
-    known = [read_json(bundle_root() / "configs" / f"{name}.json") for name in (workflow, "multi_gpu")]
+    files = [read_json(bundle_root() / "configs" / f"{name}.json") for name in (workflow, "multi_gpu")]
+    known = [unfold(file) for file in files]
     unknown = find_unknown(config, known)
     if unknown is not None:
         key, names = unknown
@@ -74,11 +64,29 @@ def check_settings(workflow: str) -> None:
     for key, rule in RULES.items():
         if key in config:
             check_value(key, _resolved(parser, key), rule)
+    check_kinds(config, known)
     _check_together({key: _resolved(parser, key) for key in _TOGETHER if key in config})
+    for key in own_expressions(config, known):
+        _resolved(parser, key)
+    check_tracking(_resolved(parser, "tracker") if "tracker" in config else None)
     if workflow == "train":
         lines = check_start(parser, processes=int(os.environ.get("WORLD_SIZE", "1")))
         if os.environ.get("RANK", "0") == "0":
             print(*lines, sep="\n", flush=True)
+
+
+def set_seed() -> None:
+    """Seeds what draws random numbers with the workflow's ``seed``: the first of what a workflow does.
+
+    Raises:
+        UserError: if the seed is no whole number of at least 0, or an expression that fails.
+    """
+    _tell_user_errors_in_one_line()
+    parser = calling_parser()
+    if parser is not None:
+        seed = _resolved(parser, "seed")
+        check_value("seed", seed, RULES["seed"])
+        set_determinism(seed)
 
 
 def check_value(key: str, value: Any, rule: Rule) -> None:
@@ -89,116 +97,43 @@ def check_value(key: str, value: Any, rule: Rule) -> None:
     """
     try:
         good = rule.holds(value)
-    except (TypeError, ValueError, KeyError):
+    except Exception:  # torch and parsers answer what they cannot read with errors of many kinds
         good = False
     if not good:
         raise UserError(f"{key} must be {rule.condition}, got {_shown(value)}")
 
 
-def _whole(low: int, *, none: bool = False) -> Rule:
-    words = f"a whole number of at least {low}" + (" or null" if none else "")
-
-    def holds(value: Any) -> bool:
-        if value is None:
-            return none
-        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= low
-
-    return Rule(words, holds)
-
-
-def _number(words: str, holds: Callable[[float], bool], *, none: bool = False) -> Rule:
-    def number_holds(value: Any) -> bool:
-        if value is None:
-            return none
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return real and math.isfinite(value) and holds(float(value))
-
-    return Rule(words + (" or null" if none else ""), number_holds)
+def check_kinds(config: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) -> None:
+    """What is made of components stays one: a component, a list where there is a list, or an expression."""
+    for key, value in config.items():
+        shipped = [each[key] for each in known if key in each]
+        if not shipped or key in RULES or key.startswith("_") or _is_expression(value):
+            continue
+        words, kind = ("a list", list) if isinstance(shipped[0], list) else ("an object with _target_", Mapping)
+        if not isinstance(value, kind):
+            raise UserError(f"{key} must be {words} or an expression, got {_shown(value)}")
 
 
-def _is_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(not isinstance(w, (bool, str)) and w >= 0 for w in value.values())
+def own_expressions(node: Mapping[str, Any], known: Sequence[Mapping[str, Any]], path: str = "") -> Iterator[str]:
+    """Ids of expressions that stand where a shipped config has another value; none of those that say what is run."""
+    for name, value in node.items():
+        shipped = [each[name] for each in known if name in each]
+        key = f"{path}#{name}" if path else name
+        if isinstance(value, Mapping):
+            yield from own_expressions(value, [each for each in shipped if isinstance(each, Mapping)], key)
+        elif (
+            shipped and key not in _INSTRUCTIONS and _is_expression(value) and _plain(value) not in map(_plain, shipped)
+        ):
+            yield key
 
 
-def _is_steps(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 <= int(value) <= MAX_STEPS
+def _plain(value: Any) -> str:
+    """An expression as files have it: MONAI's parser writes :: for #."""
+    return str(value).replace("::", "#")
 
 
-def _is_window(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and value > 0 and value % 8 == 0)
-
-
-def _is_channels(value: Any) -> bool:
-    return all(len(stage) >= 2 and all(isinstance(c, int) and c > 0 for c in stage) for stage in value)
-
-
-_POSITIVE = _number("a number above 0", lambda value: value > 0)
-_AT_LEAST_0 = _number("a number of at least 0", lambda value: value >= 0)
-_SHARE = _number("a number in [0, 1]", lambda value: 0 <= value <= 1)
-_FLAG = Rule("true or false", lambda value: isinstance(value, bool))
-_WINDOW = Rule("a multiple of 8 voxels or null", _is_window)
-
-RULES: dict[str, Rule] = {
-    "stage": Rule("1, 2 or 3", lambda value: value in (1, 2, 3)),
-    "geometry": Rule("a geometry (a preset's name or ConeBeam's fields)", lambda value: bool(parse_beam(value))),
-    "seed": _whole(0),
-    "dataset_dir": Rule(
-        "a folder's name or empty", lambda value: value is None or isinstance(value, (str, os.PathLike))
-    ),
-    "device": Rule("a device of this machine", lambda value: bool(torch.device(value).type)),
-    "amp": _FLAG,
-    "resume": Rule('true, false or "auto"', lambda value: isinstance(value, bool) or value == "auto"),
-    "force_resume": _FLAG,
-    "checkpoint_minutes": _POSITIVE,
-    "keep_checkpoints": _whole(1),
-    "skip_bad": _whole(0),
-    "unet_channels": Rule("a list of channels per stage, two levels or more", _is_channels),
-    "lift_channels": _whole(0),
-    "cross_attention": _FLAG,
-    "vit_depth": _whole(0),
-    "gradient_checkpointing": _FLAG,
-    "freeze_earlier": _FLAG,
-    "epochs": _whole(1),
-    "batch_size": _whole(1),
-    "learning_rate": _POSITIVE,
-    "weight_decay": _AT_LEAST_0,
-    "warmup_share": _SHARE,
-    "max_gradient_norm": _POSITIVE,
-    "max_bad_steps": _whole(1),
-    "ema_momentum": _number("a number in [0, 1)", lambda value: 0 <= value < 1, none=True),
-    "val_interval": _whole(1),
-    "patience": _whole(1, none=True),
-    "num_workers": _whole(0),
-    "num_phantoms": _whole(0),
-    "num_validation_phantoms": _whole(0),
-    "num_mean_phantoms": _whole(0),
-    "ct_share": _SHARE,
-    "mirror_cts": _FLAG,
-    "epoch_size": _whole(1, none=True),
-    "simulation_grid": Rule("a divisor of 256", lambda value: value > 0 and 256 % value == 0),
-    "window": _WINDOW,
-    "roi_size": _WINDOW,
-    "distance_jitter": _number("a number in [0, 0.1)", lambda value: 0 <= value < 0.1),
-    "shift_jitter": _AT_LEAST_0,
-    "photons": _number("a number above 0", lambda value: value > 0, none=True),
-    "uncalibrated": _SHARE,
-    "loss_weights": Rule("an object of numbers of at least 0", _is_weights),
-    "perceptual_slices": _whole(1),
-    "section": Rule(f"one of {', '.join(SECTIONS)}", lambda value: value in SECTIONS),
-    "num_samples": _whole(1, none=True),
-    "sample_idx": _whole(0, none=True),
-    "overlap": _number("a number in [0, 1)", lambda value: 0 <= value < 1),
-    "consistency_rounds": _whole(0),
-    "refine_steps": Rule(f"a whole number from 0 to {MAX_STEPS}", _is_steps),
-    "save_nifti": _FLAG,
-    "pictures": _FLAG,
-    "baselines": _FLAG,
-}
-"""What each setting must be, by its key at the top of a config."""
-_TOGETHER = (
-    *("grid", "simulation_grid", "window", "stage", "epochs"),
-    *("dataset_dir", "section", "num_phantoms", "num_validation_phantoms"),
-)
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@"))
 
 
 def _check_together(settings: Mapping[str, Any]) -> None:
@@ -209,6 +144,8 @@ def _check_together(settings: Mapping[str, Any]) -> None:
             raise UserError(f"window must be at most the stage's grid of {grid} voxels, got {window}")
         if cube % grid:
             raise UserError(f"simulation_grid must be a multiple of the stage's grid of {grid} voxels, got {cube}")
+    if "unet_channels" in settings and len(settings["unet_channels"]) < settings["stage"]:
+        raise UserError(f"unet_channels must hold a list for each of {settings['stage']} stages")
     if "num_phantoms" not in settings:
         return  # inference: the folder holds radiographs, and its own check follows
     folder = settings.get("dataset_dir")
@@ -248,7 +185,11 @@ def _resolved(parser: ConfigParser, key: str) -> Any:
     try:
         return parser.get_parsed_content(key)
     except Exception as error:  # whatever an expression of the user's raises
-        raise UserError(f"{key} must be a value or an expression, got {_shown(parser.get(key))}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        reason = f"{key} must be a value or an expression, got {_shown(parser.get(key))}: {cause}"
+        raise UserError(str(cause) if isinstance(cause, UserError) else reason) from error
 
 
 def _shown(value: Any) -> str:

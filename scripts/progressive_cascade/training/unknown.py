@@ -31,7 +31,7 @@ def find_unknown(config: Mapping[str, Any], known: Sequence[Mapping[str, Any]]) 
         The key's id (``a#b#c``) and the names that were possible at its place; None where there is no such key.
     """
     references = set(_references(config))
-    return _search(config, [_unfold(each) for each in known], "", references)
+    return _search(config, [unfold(each) for each in known], "", references)
 
 
 def _search(
@@ -86,7 +86,7 @@ def _references(node: Any) -> Iterable[str]:
             yield from ("#".join(parts[: depth + 1]) for depth in range(len(parts)))
 
 
-def _unfold(overlay: Mapping[str, Any]) -> dict[str, Any]:
+def unfold(overlay: Mapping[str, Any]) -> dict[str, Any]:
     """An overlay with ``a#b`` keys as the nested dictionaries they reach into."""
     unfolded: dict[str, Any] = {}
     for key, value in overlay.items():
