@@ -95,7 +95,8 @@ def worker_settings(options: argparse.Namespace) -> dict[str, Any]:
             raise UserError(f"--checkpoint must be an existing file, got {checkpoint}")
         check_checkpoint(options)
         checkpoint = checkpoint.absolute()
-    return {"checkpoint": None if checkpoint is None else str(checkpoint), "device": options.device}
+    path = None if checkpoint is None else str(checkpoint)
+    return {"checkpoint": path, "device": options.device, "allow_unverified": options.allow_unverified}
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -186,8 +187,11 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
     from progressive_cascade.cli.common import select_device
     from progressive_cascade.cli.reconstruction import check_outputs, reconstruct_pair
     from progressive_cascade.inference.reconstruct import load_cascade
+    from progressive_cascade.io.released import check_released
 
     checkpoint, device = settings.get("checkpoint"), select_device(settings.get("device"))
+    if checkpoint:  # on a cluster it is the cluster's file, which nobody has looked at yet
+        check_released(Path(checkpoint), allow_unverified=bool(settings.get("allow_unverified")))
     network, parser = load_cascade(checkpoint, device), build_parser()
     fixed = [*(["--checkpoint", checkpoint] if checkpoint else []), "--device", device]
 
