@@ -63,6 +63,27 @@ def test_reconstruct_writes_a_dicom_series_of_the_same_ct(
     assert "must come with --dicom-output" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [[], ["--multiframe"]])
+def test_reconstruct_writes_dicom_alone(cascade: None, xrays: Path, tmp_path: Path, option: list[str]) -> None:
+    """`--format dicom` makes --output a folder of DICOM, with sidecar, picture and page beside it, and no NIfTI."""
+    pytest.importorskip("highdicom")
+    views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
+    common = [
+        "reconstruct",
+        *views,
+        "--geometry",
+        str(xrays / "geometry.json"),
+        "--output",
+        str(tmp_path / "out" / "ct"),
+    ]
+    assert main([*common, "--format", "dicom", *option]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ct", "ct.json", "ct.png", "ct.html"}
+    names = {path.name for path in (tmp_path / "out" / "ct").iterdir()}
+    assert names == ({"CT.dcm"} if option else {f"IM{number + 1:04d}.dcm" for number in range(32)})
+    hu, _ = read_ct(tmp_path / "out" / "ct")
+    assert set(np.unique(hu)) == {-900, 100}
+
+
 @pytest.mark.parametrize("option", [[], ["--portable"]])
 def test_reconstruct_takes_the_fast_arithmetic_unless_told(
     cascade: None, xrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]

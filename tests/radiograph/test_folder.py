@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,17 @@ def test_pairs_are_found_by_name_and_by_folder(tmp_path: Path):
 
 
 def test_pairs_are_found_by_tags(tmp_path: Path):
-    """DICOM files of one study, whatever their names."""
+    """DICOM files of one study, whatever their names; the case goes by a hash, which stays when the folder grows."""
     pixels = np.zeros((64, 64))
     save_dx(pixels, tmp_path / "1.dcm", StudyInstanceUID="1.2.3")
     save_dx(pixels, tmp_path / "2.dcm", StudyInstanceUID="1.2.3", ViewPosition="LL")
     (pair,) = find_pairs(tmp_path)
-    assert (pair.case, pair.frontal, pair.lateral) == ("study_1.2.3", tmp_path / "1.dcm", tmp_path / "2.dcm")
+    assert (pair.study, pair.frontal, pair.lateral) == ("1.2.3", tmp_path / "1.dcm", tmp_path / "2.dcm")
+    assert re.fullmatch("case_[0-9a-f]{12}", pair.case)
+    save_dx(pixels, tmp_path / "3.dcm", StudyInstanceUID="1.2.4")
+    assert pair in find_pairs(tmp_path)
+    (named, _) = find_pairs(tmp_path, name_study=lambda study: study)
+    assert named.case == "1.2.3"
 
 
 def test_pairs_are_found_by_table(tmp_path: Path):
@@ -65,6 +71,7 @@ def test_dicom_without_view_is_placed_by_its_orientation_or_told(tmp_path: Path)
     save_dx(pixels, tmp_path / "1.dcm", StudyInstanceUID="1.2.3")
     save_dx(pixels, tmp_path / "2.dcm", StudyInstanceUID="1.2.3", ViewPosition="", PatientOrientation=["P", "F"])
     save_dx(pixels, tmp_path / "3.dcm", StudyInstanceUID="1.2.4", ViewPosition="", PatientOrientation="")
-    first, second = find_pairs(tmp_path)
+    first, second = sorted(find_pairs(tmp_path), key=lambda pair: pair.study)
     assert (first.lateral, first.problem) == (tmp_path / "2.dcm", "")
     assert "3.dcm must say its view" in second.problem
+    assert second.said(second.problem, tmp_path).startswith(f"a file of {second.case} must say")

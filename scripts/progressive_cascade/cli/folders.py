@@ -7,13 +7,15 @@ import argparse
 import contextlib
 import csv
 import io
+import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import check_output_folder, describe_error
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned
-from progressive_cascade.cli.results import CaseFiles
+from progressive_cascade.cli.results import case_files
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
 
@@ -31,6 +33,15 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     folders = parser.add_argument_group("folders")
     folders.add_argument("--input", type=Path, metavar="DIR", help="reconstruct every pair in DIR into --output DIR")
     folders.add_argument("--pairs", type=Path, metavar="CSV", help="of --input: a table of case, pa, lateral")
+    names = folders.add_mutually_exclusive_group()
+    names.add_argument(
+        "--keep-names",
+        action="store_true",
+        help="of --input: name DICOM pairs by StudyInstanceUID, list paths (default: a hash)",
+    )
+    names.add_argument(
+        "--key", type=Path, metavar="FILE", help="of --input: keep what leads back to StudyInstanceUIDs, mode 0600"
+    )
     folders.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -54,15 +65,13 @@ def run_folder(options: argparse.Namespace, run_one: Callable[[argparse.Namespac
     """
     from tqdm import tqdm
 
-    from progressive_cascade.radiograph.folder import find_pairs
-
     single = ("pa", "lateral", "uncertainty", "report")
     if any(getattr(options, name) is not None for name in single):
         raise UserError(f"--input must come without {', '.join(f'--{name}' for name in single)}")
     check_output_folder(options.output)
     check_files(reads={"--input": options.input}, writes={"--output": [options.output]}, overwrite=True)
     rows: list[dict[str, Any]] = []
-    for pair in (bar := tqdm(find_pairs(options.input, options.pairs), desc="pairs", unit="pair")):
+    for pair in (bar := tqdm(_find_pairs(options), desc="pairs", unit="pair")):
         row = _reconstruct_one(pair, options, run_one)
         rows.append(row)
         if row["reason"]:
@@ -74,6 +83,23 @@ def run_folder(options: argparse.Namespace, run_one: Callable[[argparse.Namespac
     return _FAILED_EXIT if "failed" in states else STRICT_EXIT if "warned" in states else 0
 
 
+def _find_pairs(options: argparse.Namespace) -> list[PairFiles]:
+    """The pairs of `--input`, by names that hide whose they are unless they are to be kept."""
+    from progressive_cascade.ct.pseudonyms import Key, read_key, save_key
+    from progressive_cascade.radiograph.folder import find_pairs
+
+    if options.keep_names:
+        return find_pairs(options.input, options.pairs, name_study=lambda study: f"study_{study}")
+    if options.key is None:
+        return find_pairs(options.input, options.pairs)
+    check_files(reads={"--input": options.input}, writes={"--key": [options.key]}, overwrite=True)
+    key = read_key(options.key) if options.key.exists() else Key(secrets.token_hex(32), {})
+    pairs = find_pairs(options.input, options.pairs, name_study=lambda study: f"case_{key.name(study)}")
+    found = {pair.case: pair.study for pair in pairs if pair.study}
+    save_key(replace(key, patients={**key.patients, **found}), options.key)
+    return pairs
+
+
 def _reconstruct_one(
     pair: PairFiles, options: argparse.Namespace, run_one: Callable[[argparse.Namespace], Mapping[str, Any]]
 ) -> dict[str, Any]:
@@ -81,8 +107,8 @@ def _reconstruct_one(
     from progressive_cascade.io import read_json
     from progressive_cascade.radiograph.folder import is_complete
 
-    output = options.output / f"{pair.case}.nii.gz"
-    files = _files(output, options)
+    output = options.output / (pair.case if options.format == "dicom" else f"{pair.case}.nii.gz")
+    files = case_files(argparse.Namespace(**{**vars(options), "output": output})).fixed()
     row = {**dict.fromkeys(_COLUMNS, ""), "case": pair.case, "status": "done"}
     try:
         if options.resume and not options.overwrite and is_complete(files.values()):
@@ -97,13 +123,7 @@ def _reconstruct_one(
         line = describe_error(error)
         if line is None or options.debug:
             raise
-        return {**row, "status": "failed", "reason": line}
-
-
-def _files(output: Path, options: argparse.Namespace) -> dict[str, Path]:
-    """CT, sidecar and the others of a pair, by what they are."""
-    page = None if options.no_report else output.with_name(output.name.replace(".nii.gz", ".html"))
-    return CaseFiles(output, page=page).fixed()
+        return {**row, "status": "failed", "reason": line if options.keep_names else pair.said(line, options.input)}
 
 
 def _own_options(pair: PairFiles, output: Path, options: argparse.Namespace) -> argparse.Namespace:

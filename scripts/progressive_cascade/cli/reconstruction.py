@@ -17,13 +17,13 @@ from progressive_cascade.cli.common import (
     add_refine,
     check_checkpoint,
     check_output_file,
+    check_output_folder,
     select_device,
 )
-from progressive_cascade.cli.dicom import add_dicom_options, dicom_files
+from progressive_cascade.cli.dicom import add_dicom_options, check_dicom_options
 from progressive_cascade.cli.folders import add_folder_options, run_folder
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned, add_radiograph_options, read_pair, stop_at_warnings
-from progressive_cascade.cli.report import page_path
-from progressive_cascade.cli.results import CaseFiles, describe_case, write_case
+from progressive_cascade.cli.results import case_files, describe_case, write_case
 from progressive_cascade.cli.simulation import NIFTI
 from progressive_cascade.cli.xrays import EXPOSURE_FILE
 from progressive_cascade.errors import UserError
@@ -54,9 +54,13 @@ The first stage is refined on these very X-rays (--refine 0: not); along with it
 X-ray are found where its values are scaled, and a tone curve where they are display values. CT.json keeps the
 residual before and after, and in patches that were held back: agreement after refining says little.
 
+--format dicom makes --output a folder of DICOM slices (--multiframe: one enhanced multi-frame file) that refer to DICOM
+X-rays; sidecar, picture and page stand beside it. --uncertainty SIGMA.dcm is a parametric map in the same study.
+
 With --input, every pair of a folder is reconstructed: ID_pa.* and ID_lat.* (also ap, frontal, lateral, ll, rl),
 pa.* and lateral.* in a folder of their own, DICOM by study and view, or as a CSV says. summary.csv and index.html
-in the folder --output tell how each went; what is there and whole is not made again.
+in the folder --output tell how each went; what is there and whole is not made again. Pairs found by study go by a
+hash (--keep-names: by StudyInstanceUID; --key FILE: keeps what leads back).
 
 examples:
   progressive-cascade reconstruct --pa xrays/pa.nii.gz --lateral xrays/lateral.nii.gz \\
@@ -100,7 +104,7 @@ def run_reconstruct(options: argparse.Namespace) -> int:
     """Reconstructs a pair, or every pair of a folder with one network; returns the exit code."""
     from progressive_cascade.inference.reconstruct import load_cascade
 
-    dicom_files(options)
+    check_dicom_options(options)
     check_checkpoint(options)
     if options.input is not None:
         network = load_cascade(options.checkpoint, select_device(options.device))
@@ -142,13 +146,6 @@ def reconstruct_pair(options: argparse.Namespace, network: ProgressiveCascade) -
     return record
 
 
-def case_files(options: argparse.Namespace) -> CaseFiles:
-    """The files that a pair's options ask for."""
-    return CaseFiles(
-        output=options.output, page=page_path(options), sigma=options.uncertainty, dicom=options.dicom_output
-    )
-
-
 def _reconstruct(options: argparse.Namespace, pair: Pair, network: ProgressiveCascade) -> Reconstruction:
     from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
     from progressive_cascade.inference.reconstruct import reconstruct
@@ -180,18 +177,21 @@ def check_outputs(options: argparse.Namespace) -> None:
     Raises:
         UserError: naming option and file.
     """
-    check_output_file(options.output, NIFTI)
+    if options.format == "dicom":
+        check_output_folder(options.output)
+    else:
+        check_output_file(options.output, NIFTI)
     if options.uncertainty is not None:
-        check_output_file(options.uncertainty, NIFTI, "--uncertainty")
+        check_output_file(options.uncertainty, (*NIFTI, ".dcm"), "--uncertainty")
     inputs = {f"--{name}": getattr(options, name) for name in ("pa", "lateral", "geometry", "checkpoint")}
     files = case_files(options).fixed()
     apart = {"--uncertainty": files.pop("sigma", None), "--report": files.pop("page", None)}
     check_files(
         reads={**inputs, EXPOSURE_FILE: options.pa.parent / EXPOSURE_FILE},
         writes={
-            "--output": list(files.values()),
+            "--output": [*files.values(), *([options.output] if options.format == "dicom" else [])],
             **{option: [] if path is None else [path] for option, path in apart.items()},
-            "--dicom-output": dicom_files(options),
+            "--dicom-output": [] if options.dicom_output is None else [options.dicom_output],
         },
         overwrite=options.overwrite,
     )

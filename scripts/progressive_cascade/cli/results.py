@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +17,30 @@ if TYPE_CHECKING:
     from progressive_cascade.networks.uncertainty import UncertaintyHead
 
 
+MULTIFRAME = "CT.dcm"
+"""The file of a DICOM series of one enhanced multi-frame image."""
+
+
 @dataclass(frozen=True)
 class CaseFiles:
     """The files of one reconstruction, which take their names together.
 
     Args:
-        output: the CT, ``CT.nii.gz``; CT.json, CT.png and CT.radiographs.nii.gz stand beside it.
+        output: the CT, ``CT.nii.gz``; CT.json, CT.png and CT.radiographs.nii.gz stand beside it. Where no NIfTI is
+            wanted, the folder of the DICOM series.
         page: the report page, where there is one.
-        sigma: the standard deviation, where it is asked for.
+        sigma: the standard deviation, where it is asked for: NIfTI, or ``.dcm``.
         dicom: the folder of the DICOM series, where it is asked for.
+        multiframe: whether that series is one file.
+        nifti: whether CT and radiographs are written as NIfTI.
     """
 
     output: Path
     page: Path | None = None
     sigma: Path | None = None
     dicom: Path | None = None
+    multiframe: bool = False
+    nifti: bool = True
 
     @property
     def stem(self) -> str:
@@ -43,8 +53,8 @@ class CaseFiles:
         """Every file but the slices of the DICOM series, by what it is; the sidecar last: with it a case is whole."""
         from progressive_cascade.report.finished import RADIOGRAPHS_SUFFIX
 
-        beside = {"picture": ".png", "radiographs": RADIOGRAPHS_SUFFIX}
-        found = {"volume": self.output}
+        beside = {"picture": ".png", **({"radiographs": RADIOGRAPHS_SUFFIX} if self.nifti else {})}
+        found = {"volume": self.output} if self.nifti else {}
         found.update({name: self.output.with_name(f"{self.stem}{ending}") for name, ending in beside.items()})
         found.update({name: path for name in ("sigma", "page") if (path := getattr(self, name)) is not None})
         return {**found, "sidecar": self.output.with_name(f"{self.stem}.json")}
@@ -53,13 +63,31 @@ class CaseFiles:
         """The files of the DICOM series."""
         from progressive_cascade.export.dicom import slice_name
 
-        return [] if self.dicom is None else [self.dicom / slice_name(index) for index in range(number)]
+        if self.dicom is None:
+            return []
+        return [self.dicom / name for name in ([MULTIFRAME] if self.multiframe else map(slice_name, range(number)))]
 
     def obsolete(self, new: Collection[Path]) -> list[Path]:
         """What an earlier run left here and would stand beside another CT: its page, more slices."""
-        old = [] if self.dicom is None else self.dicom.glob("IM[0-9][0-9][0-9][0-9].dcm")
+        patterns = [] if self.dicom is None else ["IM[0-9][0-9][0-9][0-9].dcm", MULTIFRAME]
+        old = [path for pattern in patterns for path in (self.dicom or self.output).glob(pattern)]
         page = self.output.with_name(f"{self.stem}.html")
         return [path for path in ([page] if self.output.exists() else []) + [*old] if path not in new]
+
+
+def case_files(options: argparse.Namespace) -> CaseFiles:
+    """The files that the options of `reconstruct` ask for."""
+    from progressive_cascade.cli.dicom import dicom_folder
+    from progressive_cascade.cli.report import page_path
+
+    return CaseFiles(
+        output=options.output,
+        page=page_path(options),
+        sigma=options.uncertainty,
+        dicom=dicom_folder(options),
+        multiframe=options.multiframe,
+        nifti=options.format == "nifti",
+    )
 
 
 def describe_case(
@@ -116,10 +144,10 @@ def write_case(
         What was written: the files, and the folder of the DICOM series.
     """
     from progressive_cascade.cli.report import build_case
-    from progressive_cascade.export.dicom import write_dicom_series
     from progressive_cascade.io import atomic_paths
     from progressive_cascade.report import write_page
 
+    identity = {"sources": sources, "keep_identity": keep_identity}
     fixed, slices = files.fixed(), files.slices(result.hu.shape[2])
     *others, sidecar = fixed.values()
     targets = [*others, *slices, sidecar]
@@ -127,22 +155,21 @@ def write_case(
         places = dict(zip(fixed, [*temporaries[: len(others)], temporaries[-1]], strict=True))
         fill_case(result, places, record)
         if head is not None:
-            write_uncertainty(result, beam, head=head, output=places["sigma"])
+            write_uncertainty(result, beam, head=head, output=places["sigma"], **identity)
         if slices:
-            folder = temporaries[len(others)].parent
-            write_dicom_series(result.hu, result.affine, folder, sources=sources, keep_identity=keep_identity)
+            _write_dicom(result, temporaries[len(others)], multiframe=files.multiframe, **identity)
         if files.page is not None:
             case = build_case(result, beam, name=files.stem, record=record, picture=places["picture"])
             write_page(case, places["page"])
-    return [*fixed.values(), *([] if files.dicom is None else [files.dicom])]
+    return [*([] if files.dicom is None else [files.dicom]), *fixed.values()]
 
 
 def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mapping[str, Any]) -> None:
-    """Writes CT, picture, radiographs and sidecar.
+    """Writes picture and sidecar, and CT and radiographs as NIfTI where they have a place.
 
     Args:
         result: the reconstruction.
-        places: of ``volume``, ``picture``, ``radiographs`` and ``sidecar``, see :meth:`CaseFiles.fixed`.
+        places: of ``picture`` and ``sidecar``, and of ``volume`` and ``radiographs``, see :meth:`CaseFiles.fixed`.
         record: the sidecar.
     """
     from progressive_cascade.geometry import VOXEL_SIZE
@@ -150,26 +177,52 @@ def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mappin
     from progressive_cascade.report import volume_figure
     from progressive_cascade.report.finished import save_radiographs
 
-    save_nifti(result.hu, result.affine, places["volume"])
+    if "volume" in places:
+        save_nifti(result.hu, result.affine, places["volume"])
+        save_radiographs(result.image, places["radiographs"])
     volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image)
-    save_radiographs(result.image, places["radiographs"])
     save_json(dict(record), places["sidecar"])
 
 
-def write_uncertainty(result: Reconstruction, beam: ConeBeam, *, head: UncertaintyHead, output: Path) -> None:
+def _write_dicom(
+    result: Reconstruction, first: Path, *, multiframe: bool, sources: Sequence[Path], keep_identity: bool
+) -> None:
+    from progressive_cascade.export.dicom import write_dicom_series
+    from progressive_cascade.export.dicom_objects import write_dicom_multiframe
+
+    write, place = (write_dicom_multiframe, first) if multiframe else (write_dicom_series, first.parent)
+    write(result.hu, result.affine, place, sources=sources, keep_identity=keep_identity)
+
+
+def write_uncertainty(
+    result: Reconstruction,
+    beam: ConeBeam,
+    *,
+    head: UncertaintyHead,
+    output: Path,
+    sources: Sequence[Path] = (),
+    keep_identity: bool = False,
+) -> None:
     """Writes the standard deviation of the error of every voxel of a CT: whole HU, at least 1, with the CT's affine.
 
     Args:
         result: the reconstruction.
         beam: the geometry of its radiographs.
         head: network of :func:`progressive_cascade.inference.uncertainty.load_uncertainty`.
-        output: the NIfTI file.
+        output: a NIfTI file, or ``.dcm`` for a parametric map.
+        sources: the radiographs' files, for the latter.
+        keep_identity: whether the latter names their patient.
     """
+    from progressive_cascade.export.dicom_objects import write_dicom_sigma
     from progressive_cascade.inference.uncertainty import predict_sigma
     from progressive_cascade.io import save_nifti
 
     sigma = predict_sigma(result, beam, head).round().clip(1, 32767)
-    save_nifti(sigma.astype("int16"), result.affine, output)
+    if output.suffix == ".dcm":
+        identity = {"sources": sources, "keep_identity": keep_identity}
+        write_dicom_sigma(sigma, result.hu, result.affine, output, **identity)
+    else:
+        save_nifti(sigma.astype("int16"), result.affine, output)
 
 
 def describe_scores(scores: Mapping[str, float], protocol: str) -> str:

@@ -86,7 +86,7 @@ def read_key(path: Path) -> Key:
     salt = values.get("salt") if isinstance(values, dict) else None
     patients = values.get("patients") if isinstance(values, dict) else None
     if not isinstance(salt, str) or not _SALT.fullmatch(salt) or not isinstance(patients, dict):
-        raise UserError(f"key {path} must hold a salt and patients, as `prepare --key` writes them")
+        raise UserError(f"key {path} must hold a salt and patients, as `--key` writes them")
     return Key(salt, {str(name): str(identity) for name, identity in patients.items()})
 
 

@@ -41,7 +41,7 @@ def evaluation_items(dataset_dir: Any = None, section: str = "test", *, num_phan
 
 
 def raw_items(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """CTs as they come: a file, a folder of files, or a folder of DICOM series.
+    """CTs as they come: a file, a folder of files, or a folder of DICOM series, whose patients go by a hash.
 
     Returns:
         Items for :class:`RawCases`, each with its `case`, `patient` and `source`.
@@ -50,9 +50,12 @@ def raw_items(source: str | os.PathLike[str]) -> list[dict[str, Any]]:
         FileNotFoundError: where there is no such file or folder.
         UserError: where it holds no CT.
     """
+    from progressive_cascade.ct.pseudonyms import hide_patients
     from progressive_cascade.ct.sources import find_sources
+    from progressive_cascade.ct.split import Split
 
-    return [{"case": found.case, "patient": found.patient, "source": found} for found in find_sources(source)]
+    sources, _ = hide_patients(find_sources(source), Split(), Path(source))
+    return [{"case": found.case, "patient": found.patient, "source": found} for found in sources]
 
 
 class RawCases:
@@ -80,11 +83,14 @@ class RawCases:
         from progressive_cascade.ct.placement import prepare_case
 
         name, source = item["case"], item["source"]
-        made = prepare_case(source.series or source.location, assume_spacing=self.assume_spacing)
+        try:
+            made = prepare_case(source.series or source.location, assume_spacing=self.assume_spacing)
+        except (UserError, OSError) as error:
+            raise UserError(source.said(str(error))) from error
         first = self._names.setdefault(made.fingerprint, name)
         if first != name:
             raise UserError(f"the same voxels as {first}, which stands for both")
-        return Case(name, item["patient"], made.hu, made.affine, made.valid), made.notes
+        return Case(name, item["patient"], made.hu, made.affine, made.valid), tuple(map(source.said, made.notes))
 
 
 def _check_patients(path: Path) -> None:

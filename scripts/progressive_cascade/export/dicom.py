@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -53,17 +53,44 @@ def write_dicom_series(
         UserError: where the folder cannot be written, there is no identity to keep, or the radiographs are of two
             patients.
     """
-    headers = [header for path in sources if (header := _read_header(Path(path))) is not None]
-    seed = hashlib.sha256(np.ascontiguousarray(hu).tobytes() + np.asarray(affine, dtype=np.float64).tobytes())
-    for header in headers:
-        seed.update(str(header.SOPInstanceUID).encode())
-    common = _common(headers, seed.hexdigest(), keep_identity=keep_identity)
-    voxels, axes = _to_lps(hu, affine)
-    names = [slice_name(number) for number in range(voxels.shape[2])]
+    built = build_slices(hu, affine, sources=sources, keep_identity=keep_identity)
+    names = [slice_name(number) for number in range(len(built.slices))]
     with staged_folder(folder) as stage:
-        for number, name in enumerate(names):
-            _slice(common, voxels, axes, number, seed.hexdigest()).save_as(stage / name, enforce_file_format=True)
+        for name, one in zip(names, built.slices, strict=True):
+            one.save_as(stage / name, enforce_file_format=True)
     return [Path(folder) / name for name in names]
+
+
+class Slices(NamedTuple):
+    """A volume as DICOM.
+
+    Attributes:
+        slices: a dataset each, from the feet up.
+        headers: of the radiographs that are DICOM.
+        seed: what UIDs are made of.
+    """
+
+    slices: list[Any]
+    headers: list[Any]
+    seed: str
+
+
+def build_slices(
+    hu: np.ndarray,
+    affine: np.ndarray,
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    keep_identity: bool = False,
+) -> Slices:
+    """The slices of a volume, see :func:`write_dicom_series`."""
+    headers = [header for path in sources if (header := _read_header(Path(path))) is not None]
+    digest = hashlib.sha256(np.ascontiguousarray(hu).tobytes() + np.asarray(affine, dtype=np.float64).tobytes())
+    for header in headers:
+        digest.update(str(header.SOPInstanceUID).encode())
+    seed = digest.hexdigest()
+    common = _common(headers, seed, keep_identity=keep_identity)
+    voxels, axes = to_lps(hu, affine)
+    return Slices([_slice(common, voxels, axes, number, seed) for number in range(voxels.shape[2])], headers, seed)
 
 
 def slice_name(number: int) -> str:
@@ -83,7 +110,7 @@ def _read_header(path: Path) -> Any:
     return header if "SOPInstanceUID" in header else None
 
 
-def _to_lps(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_lps(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Axes turned to run to the patient's left, back and head, as axial slices are stored; the affine in LPS."""
     target = nib.orientations.axcodes2ornt(("L", "P", "S"))
     turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), target)
@@ -92,7 +119,7 @@ def _to_lps(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return turned, np.diag([-1.0, -1.0, 1.0, 1.0]) @ ras
 
 
-def _uid(seed: str, what: str) -> str:
+def derived_uid(seed: str, what: str) -> str:
     """A UID of the root for UUIDs (PS3.5 B.2), the same for the same seed."""
     return f"2.25.{int(hashlib.sha256(f'{seed} {what}'.encode()).hexdigest()[:31], 16)}"
 
@@ -107,17 +134,17 @@ def _common(headers: Sequence[Any], seed: str, *, keep_identity: bool) -> Any:
     ds.SpecificCharacterSet = "ISO_IR 192"
     anonymous = f"ANON-{seed[:12].upper()}"
     values: dict[str, Any] = dict.fromkeys(_IDENTITY, "")
-    values.update(PatientName=anonymous, PatientID=anonymous, StudyInstanceUID=_uid(seed, "study"), StudyID="1")
+    values.update(PatientName=anonymous, PatientID=anonymous, StudyInstanceUID=derived_uid(seed, "study"), StudyID="1")
     if keep_identity:
         values.update(_identity(headers))
     for name, value in values.items():
         setattr(ds, name, value)
     if not keep_identity:
         ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "written without identity"
-    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "CT", _uid(seed, "series"), 9001
+    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "CT", derived_uid(seed, "series"), 9001
     ds.BodyPartExamined = "CHEST"
     ds.SeriesDescription, ds.PatientPosition = DESCRIPTION, ""
-    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = _uid(seed, "frame of reference"), ""
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = derived_uid(seed, "frame of reference"), ""
     ds.Manufacturer, ds.ManufacturerModelName, ds.SoftwareVersions = "progressive-cascade", "cascade", __version__
     ds.SOPClassUID, ds.ImageType = "1.2.840.10008.5.1.4.1.1.2", ["DERIVED", "SECONDARY", "AXIAL"]
     ds.DerivationDescription = _DERIVATION
@@ -161,8 +188,9 @@ def _slice(common: Any, voxels: np.ndarray, axes: np.ndarray, number: int, seed:
     from pydicom.uid import UID, ExplicitVRLittleEndian
 
     meta = FileMetaDataset()
-    ds = FileDataset("", common, file_meta=meta, preamble=bytes(128))
-    uid = UID(_uid(seed, f"slice {number}"))
+    ds = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    ds.update(common)
+    uid = UID(derived_uid(seed, f"slice {number}"))
     ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = uid
     meta.MediaStorageSOPClassUID = UID(ds.SOPClassUID)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

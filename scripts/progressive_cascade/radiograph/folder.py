@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem
@@ -30,25 +33,45 @@ class PairFiles:
         frontal: None where it is missing.
         lateral: likewise.
         problem: why these files are no pair; empty where they are.
+        study: StudyInstanceUID of a pair that was found by it; never written.
+        others: files of the case that have no place in it.
     """
 
     case: str
     frontal: Path | None
     lateral: Path | None
     problem: str = ""
+    study: str = ""
+    others: tuple[Path, ...] = ()
+
+    def said(self, text: str, folder: Path) -> str:
+        """A message as a file may say it: paths below the folder, and none of files that were found by their study."""
+        if self.study:
+            views = (("frontal", self.frontal), ("lateral", self.lateral), *(("a file", path) for path in self.others))
+            for view, path in views:
+                text = text.replace(str(path), f"{view} of {self.case}") if path is not None else text
+        return text.replace(f"{folder}{os.sep}", "")
 
 
-def find_pairs(folder: Path, table: Path | None = None, *, without: Collection[str] = ()) -> list[PairFiles]:
+def find_pairs(
+    folder: Path,
+    table: Path | None = None,
+    *,
+    without: Collection[str] = (),
+    name_study: Callable[[str], str] | None = None,
+) -> list[PairFiles]:
     """Finds the pairs of a folder.
 
     Names: ``ID_pa.png`` and ``ID_lat.png`` (pa, ap, frontal; lat, lateral, ll, rl; after ``_``, ``-``, ``.`` or a
     space), or ``pa.*`` and ``lateral.*`` in a folder of their own, whose name is the ID. Other DICOM files are paired
-    by StudyInstanceUID and ViewPosition.
+    by StudyInstanceUID and ViewPosition; they go by a hash of their UIDs, which tells who does not have the files
+    nothing.
 
     Args:
         folder: searched with its sub-folders.
         table: a CSV with the columns ``case``, ``pa`` and ``lateral``, paths relative to the folder.
         without: names of sub-folders that are passed over.
+        name_study: another way from a StudyInstanceUID to a name.
 
     Returns:
         One for each case, in the order of their names; incomplete ones too, with what is wrong with them.
@@ -60,25 +83,53 @@ def find_pairs(folder: Path, table: Path | None = None, *, without: Collection[s
         raise UserError(f"--input must be a folder, got {folder}")
     if table is not None:
         return _from_table(folder, table)
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
-    problems: dict[str, str] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)):
-        if path.relative_to(folder).parts[0] in without:
-            continue
-        placed = _by_name(folder, path) or _by_tags(path)
-        if placed is None:
-            continue
-        case, kind = placed
-        if kind is None:
-            problems[case] = f"{path} must say its view (ViewPosition, PatientOrientation), got none"
-        elif kind in found[case]:
-            problems[case] = f"{path} and {found[case][kind]} must not both be the {kind} of {case}"
-        else:
-            found[case][kind] = path
-    cases = sorted({*found, *problems})
-    if not cases:
+    images: dict[str, list[str]] = defaultdict(list)
+    paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)]
+    seen = sorted(path for path in paths if path.relative_to(folder).parts[0] not in without)
+    groups, problems, others = _grouped({path: _by_name(folder, path) or _by_tags(path, images) for path in seen})
+    if not groups:
         raise UserError(f"--input must hold pairs such as ID_pa.png and ID_lat.png, got none in {folder}")
-    return [_pair(case, found[case], problems.get(case, "")) for case in cases]
+    name_study = name_study or (lambda study: _hashed(study, images[study]))
+    pairs = []
+    for group, views in groups.items():
+        pair = _pair(group.name or name_study(group.study), views, problems.get(group, ""))
+        pairs.append(replace(pair, study=group.study, others=tuple(others[group])))
+    return sorted(pairs, key=lambda pair: pair.case)
+
+
+def _grouped(
+    placed: Mapping[Path, tuple[_Group, str | None] | None],
+) -> tuple[dict[_Group, dict[str, Path]], dict[_Group, str], dict[_Group, list[Path]]]:
+    """Files by case and view, what is wrong with a case, and the files that have no place in it."""
+    groups: dict[_Group, dict[str, Path]] = defaultdict(dict)
+    problems: dict[_Group, str] = {}
+    others: dict[_Group, list[Path]] = defaultdict(list)
+    for path, place in placed.items():
+        if place is None:
+            continue
+        group, kind = place
+        views = groups[group]
+        if kind is not None and kind not in views:
+            views[kind] = path
+            continue
+        others[group].append(path)
+        if kind is None:
+            problems[group] = f"{path} must say its view (ViewPosition, PatientOrientation), got none"
+        else:
+            problems[group] = f"{path} and {views[kind]} must not both be the {kind} of {group.name or 'a study'}"
+    return groups, problems, others
+
+
+class _Group(NamedTuple):
+    """What files have in common: a name, or a study."""
+
+    name: str
+    study: str = ""
+
+
+def _hashed(study: str, images: Iterable[str]) -> str:
+    """A case's name out of its UIDs: the images' stand in no list that an archive gives away."""
+    return f"case_{hashlib.sha256(' '.join([study, *sorted(images)]).encode()).hexdigest()[:12]}"
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -113,7 +164,7 @@ def _from_table(folder: Path, table: Path) -> list[PairFiles]:
     return [PairFiles(row["case"], folder / row["pa"], folder / row["lateral"]) for row in rows]
 
 
-def _by_name(folder: Path, path: Path) -> tuple[str, str] | None:
+def _by_name(folder: Path, path: Path) -> tuple[_Group, str] | None:
     name = path.name.lower()
     suffixes = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, ".dcm", ".dicom")
     if not name.endswith(suffixes):
@@ -125,16 +176,17 @@ def _by_name(folder: Path, path: Path) -> tuple[str, str] | None:
     kind = "frontal" if match["view"].lower() in _FRONTAL else "lateral"
     below = path.parent.relative_to(folder).parts
     parts = [*below, match["case"]] if match["case"] else [*below] or [folder.resolve().name]
-    return "_".join(parts), kind
+    return _Group("_".join(parts)), kind
 
 
-def _by_tags(path: Path) -> tuple[str, str | None] | None:
-    """Study and kind of a DICOM file; no kind where it does not say."""
+def _by_tags(path: Path, images: Mapping[str, list[str]]) -> tuple[_Group, str | None] | None:
+    """Study and kind of a DICOM file; no kind where it does not say. Its image's UID is added to its study's."""
     try:
         if not is_dicom(path):
             return None
         header = DicomHeader(path)
-        study, view, letters = (header.text(key) for key in ("StudyInstanceUID", "ViewPosition", "PatientOrientation"))
+        keys = ("StudyInstanceUID", "SOPInstanceUID", "ViewPosition", "PatientOrientation")
+        study, image, view, letters = (header.text(key) for key in keys)
     except (UserError, OSError):
         return None
     if not study:
@@ -142,8 +194,8 @@ def _by_tags(path: Path) -> tuple[str, str | None] | None:
     kind = ("frontal" if view in ("PA", "AP") else "lateral") if view else None
     if kind is None and letters:
         kind = "lateral" if {part[:1] for part in letters.split("\\")} & set("AP") else "frontal"
-    # The study's number is no name of a patient.
-    return f"study_{study}", kind
+    images[study].append(image)
+    return _Group("", study), kind
 
 
 def is_complete(paths: Iterable[Path]) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,16 +112,28 @@ def assemble_pair(
         assumptions.append(f"the scale of the grey levels is unknown: {COST_OF_SCALE}")
     found = [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.warnings]
     found += [*_contradicted(uprights, beam), *pair_warnings(image, seen, calibrated=known == "calibrated")]
+    notes += [line for upright in uprights for line in upright.notes]
     return Pair(
         image=image,
         weights=None if seen.all() else seen,
         beam=target,
         intensities=known,
-        assumptions=list(dict.fromkeys(assumptions)),
-        warnings=list(dict.fromkeys(found)),
-        notes=[*notes, *(line for upright in uprights for line in upright.notes)],
+        assumptions=_without_paths(assumptions, given),
+        warnings=_without_paths(found, given),
+        notes=_without_paths(notes, given),
         facts=[upright.facts for upright in uprights],
     )
+
+
+def _without_paths(lines: Iterable[str], given: Sequence[Radiograph]) -> list[str]:
+    """Lines that stay with the result, each once: where files lay and what they were called may say whose they are."""
+    names = [(one.path, f"the {slot} X-ray") for one, slot in zip(given, ("frontal", "lateral"), strict=True)]
+    found = []
+    for line in dict.fromkeys(lines):
+        for path, name in names:
+            line = line.replace(path, name)
+        found.append(line)
+    return found
 
 
 def _declared(one: Radiograph, intensities: str | None) -> Radiograph:

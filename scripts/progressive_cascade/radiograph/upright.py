@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None) ->
     """
     usual = "pa" if kind == "frontal" else "left_lateral"
     view = radiograph.view if radiograph.view in _AS_READ else usual
-    facts = {"file": Path(radiograph.path).name, **radiograph.facts()}
+    facts = radiograph.facts()
     if radiograph.directions is None:
         return _by_picture(radiograph, view, kind, facts, trust)
     if (view in _LATERAL_VIEWS) != bool(set(radiograph.directions) & set("AP")):
