@@ -117,6 +117,15 @@ def test_a_running_job_can_be_deleted(client: Any, folder: Path) -> None:
 
 
 BOMB = _zip(**{"pa.png": bytes(9 << 20), "lateral.png": picture()})
+
+
+def _damaged() -> bytes:
+    """A zip whose packed bytes are no deflate stream."""
+    content = bytearray(_zip(**{"pa.png": bytes(1000)})["study"][1])
+    content[36:40] = b"\xff\xff\xff\xff"
+    return bytes(content)
+
+
 LONG = _zip(**{f"{number:060d}": b"" for number in range(12_000)})
 MANY = _zip(**{f"{number}.txt": b"" for number in range(300)})
 PNG = picture()
@@ -142,6 +151,7 @@ ELSEWHERE = b"ObjectType = Image\nNDims = 2\nDimSize = 64 64\nElementType = MET_
         ({**pair(), **_zip(a=b"")}, "{}", "study must come without"),
         (BOMB, "{}", "MiB unpacked|packed more than"),
         (MANY, "{}", "at most 256 files"),
+        ({"study": ("s.zip", _damaged())}, "{}", "must be a zip"),
         (LONG, "{}", "its list is longer"),
         ({"pa": ("p", DEFLATED), "lateral": ("l", PNG)}, "{}", "pa must inflate to at most"),
         ({"study": ("s.zip", b"PK\x03\x04 no zip")}, "{}", "must be a zip"),

@@ -200,9 +200,9 @@ def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int) -> list[str]
         try:
             with zipfile.ZipFile(stream) as archive:
                 _unpack(archive, inside, max_bytes)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except Exception as error:  # zipfile and zlib raise whatever a damaged archive leads them to
             raise UserError("study must be a zip that can be unpacked (no password), it is not") from error
         try:
             pairs = find_pairs(inside)
