@@ -12,6 +12,8 @@ SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
+# Tests that `make coverage` runs, all by default.
+SUBSET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
 GPU_OPTIONS ?=
 # For `make image-check`: --torch-index, where torch comes from.
@@ -22,12 +24,13 @@ LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py result
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
+.PHONY: help demo quick test coverage lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        an unseen phantom patient: two X-rays, a CT reconstructed from them, pictures, in ./$(OUTPUT)"
 	@echo "make test        ruff, pyright and pytest"
+	@echo "make coverage    the tests again, with the share of lines they run"
 	@echo "make quick       the laws that need no weights, in about a minute"
 	@echo "make lint        ruff and pyright alone"
 	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
@@ -50,6 +53,9 @@ demo: .venv/.installed
 
 test: lint
 	$(TEST_THREADS) $(BIN)/python -m pytest $(SHARED)
+
+coverage: .venv/.installed-test
+	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) --cov --cov-report=term:skip-covered $(SUBSET)
 
 quick: .venv/.installed-test
 	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) $(QUICK)
