@@ -26,7 +26,10 @@ from typing import Any
 import torch
 from tests.support.exported import make_source
 from tests.support.faults import FAULTS
+from tests.support.faults_of_machines import MACHINES
 from tests.support.kills import Miniature, compare_ranks, kills
+from tests.support.mounts import CannotMountError
+from tests.support.refusals import REFUSALS, restarted
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "soak.json"
@@ -49,7 +52,10 @@ def rows(arguments: argparse.Namespace, work: Path) -> dict[str, Run]:
         found[f"two processes against one, stage {stage}"] = lambda folder, stage=stage: compare_ranks(
             Miniature(folder, cache, source, stage)
         )
-    found |= {name: lambda folder, fault=fault: fault(folder, cache) for name, fault in FAULTS.items()}
+    faults = {**FAULTS, **MACHINES}
+    found |= {name: lambda folder, fault=fault: fault(folder, cache) for name, fault in faults.items()}
+    typed = {"one of two processes killed, --max-restarts 1": restarted, **REFUSALS}
+    found |= {name: lambda folder, ask=ask: ask(Miniature(folder, cache, source)) for name, ask in typed.items()}
     return found
 
 
@@ -62,7 +68,10 @@ def soak(arguments: argparse.Namespace, work: Path) -> bool:
         if name in done if not arguments.only else arguments.only not in name:
             continue
         begun = time.monotonic()
-        good, told = run(work / re.sub(r"\W+", "_", name))
+        try:
+            good, told = run(work / re.sub(r"\W+", "_", name))
+        except CannotMountError as error:
+            good, told = True, f"not tried: {error}"
         seconds = round(time.monotonic() - begun, 1)
         done[name] = {"case": name, "good": good, "outcome": told, "seconds": seconds, "commit": commit()}
         print(f"{'ok  ' if good else 'FAIL'}  {name}: {told} ({seconds} s)", flush=True)

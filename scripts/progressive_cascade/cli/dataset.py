@@ -62,8 +62,21 @@ def add_prepare(commands: Any) -> None:
     )
     names.add_argument("--key", type=Path, metavar="FILE", help="keep what leads back to PatientIDs, mode 0600")
     add_assume_spacing(parser)
-    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes (default: this one)")
+    _add_workers(parser)
     add_overwrite(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("who works; an interrupted command goes on with the series that are missing")
+    group.add_argument(
+        "--workers",
+        type=natural,
+        metavar="N",
+        help="processes (0: this one) or jobs (default: all cores)",
+    )
+    dask = group.add_mutually_exclusive_group()
+    dask.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, whose workers see the same files")
+    dask.add_argument("--cluster", choices=("slurm",), help="Dask workers as jobs of a batch system (dask-jobqueue)")
 
 
 def _add_split_options(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +104,7 @@ def run_prepare(options: argparse.Namespace) -> None:
 
     from progressive_cascade.ct.prepare import ManifestRow, dataset_files, prepare_dataset
     from progressive_cascade.ct.split import Split
+    from progressive_cascade.ct.workers import Workers
     from progressive_cascade.paths import check_files
 
     check_output_folder(options.output)
@@ -120,7 +134,7 @@ def run_prepare(options: argparse.Namespace) -> None:
             key_file=options.key,
             center=options.center,
             assume_spacing=options.assume_spacing,
-            num_workers=options.workers,
+            workers=Workers(options.workers, options.scheduler, options.cluster),
             progress=advance,
         )
     for row in rows:

@@ -8,22 +8,25 @@ The folder holds `ct/ID.nii.gz`, `valid/ID.nii.gz`, `datalist.json` (Decathlon f
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from multiprocessing import get_context
 from pathlib import Path
 
+from progressive_cascade import __version__
 from progressive_cascade.ct.datalist import DATALIST, MANIFEST, SECTIONS
 from progressive_cascade.ct.placement import TRUNCATED_FRACTION, prepare_case
 from progressive_cascade.ct.pseudonyms import hide_patients
 from progressive_cascade.ct.sources import Source, find_sources
 from progressive_cascade.ct.split import Split
+from progressive_cascade.ct.workers import Workers, kept_work
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import atomic_path, save_json, save_nifti, staged_folder
+from progressive_cascade.io import atomic_path, read_json, save_json, save_nifti, staged_folder
 from progressive_cascade.paths import check_files
+
+_NOTES = "done"
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ def prepare_dataset(
     assume_spacing: Sequence[float] | None = None,
     keep_names: bool = False,
     key_file: str | os.PathLike[str] | None = None,
-    num_workers: int = 0,
+    workers: Workers | None = None,
     progress: Callable[[ManifestRow], None] | None = None,
 ) -> list[ManifestRow]:
     """Prepares every CT of an archive into a dataset folder, see :func:`~progressive_cascade.ct.placement.place_ct`.
 
-    What the folder held before stays whole until the new dataset is.
+    What the folder held before stays whole until the new dataset is; an interrupted call is gone on with.
 
     Args:
         source: a CT file, a folder tree of them, or a folder tree of DICOM series.
@@ -74,7 +77,7 @@ def prepare_dataset(
         assume_spacing: see :func:`~progressive_cascade.ct.files.read_scan`.
         keep_names: call DICOM patients by PatientID and list paths; else nothing names them (:mod:`.pseudonyms`).
         key_file: keep here what leads back to PatientIDs, mode 0600.
-        num_workers: processes; 0 works in this one.
+        workers: who prepares; default: this process.
         progress: called with the row of each finished input.
 
     Returns:
@@ -89,10 +92,10 @@ def prepare_dataset(
     if not keep_names:
         sources, split = hide_patients(sources, split, Path(source), Path(key_file) if key_file else None)
     split.check_names({item.patient for item in sources})
-    with staged_folder(output, last=(DATALIST,)) as folder:
+    with kept_work(Path(output)) as work, staged_folder(output, last=(DATALIST,)) as folder:
         options = (keep_truncated, center, assume_spacing)
-        jobs = [_Job(item, folder, split.wants(item.patient), *options) for item in sources]
-        rows = _finish(list(_run_jobs(jobs, num_workers, progress)), sources, split, folder)
+        jobs = [_Job(item, work, split.wants(item.patient), *options) for item in sources]
+        rows = _finish(list(_run_jobs(jobs, workers or Workers(0), progress)), sources, split, work, folder)
         _check_rows(rows, folder, Path(output), source)
     return rows
 
@@ -122,15 +125,37 @@ class _Job:
 
 
 def _run_jobs(
-    jobs: Sequence[_Job], num_workers: int, progress: Callable[[ManifestRow], None] | None
+    jobs: list[_Job], workers: Workers, progress: Callable[[ManifestRow], None] | None
 ) -> Iterator[ManifestRow]:
-    # Spawned, because a fork of a process that has run torch's threads may hang.
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) if num_workers > 0 else None
-    with pool or nullcontext():
-        for row in pool.map(_prepare_one, jobs) if pool else map(_prepare_one, jobs):
-            if progress is not None:
-                progress(row)
-            yield row
+    for row in workers.run(_prepare_once, jobs):
+        if progress is not None:
+            progress(row)
+        yield row
+
+
+def _prepare_once(job: _Job) -> ManifestRow:
+    """Prepares one case, unless an interrupted call has; a note says so, written when its files are on the disk."""
+    note = job.folder / _NOTES / f"{job.source.case}.json"
+    key = _job_key(job)
+    files = [job.folder / name / f"{job.source.case}.nii.gz" for name in ("ct", "valid")]
+    if note.is_file():
+        known = read_json(note)
+        row = ManifestRow(**known["row"])
+        if known["key"] == key and (row.status == "skipped" or all(file.is_file() for file in files)):
+            return row
+    row = _prepare_one(job)
+    save_json({"key": key, "row": asdict(row)}, note)
+    return row
+
+
+def _job_key(job: _Job) -> str:
+    """Changes with the input's files, the options and the program."""
+    item = job.source
+    files = [plane.file for plane in item.series.planes] if item.series is not None else [item.location]
+    stats = [(str(file), stat.st_size, stat.st_mtime_ns) for file in sorted(set(files)) for stat in [os.stat(file)]]
+    options = (job.wanted, job.keep_truncated, job.center, job.assume_spacing)
+    parts = (__version__, item.case, item.patient, item.listed, item.series is None, options, stats)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _prepare_one(job: _Job) -> ManifestRow:
@@ -164,10 +189,12 @@ def _prepare_one(job: _Job) -> ManifestRow:
     return replace(row, status="truncated" if cut else "prepared", reason=reason)
 
 
-def _finish(rows: Sequence[ManifestRow], sources: Sequence[Source], split: Split, folder: Path) -> list[ManifestRow]:
-    """Divides the patients, removes copies and writes the two lists; no list of cases where there is none."""
+def _finish(
+    rows: Sequence[ManifestRow], sources: Sequence[Source], split: Split, work: Path, folder: Path
+) -> list[ManifestRow]:
+    """Divides the patients, leaves out copies and writes the two lists; no list of cases where there is none."""
     rows = _one_patient_each(rows, sources, split)
-    _remove_copies(rows, folder)
+    _link(rows, work, folder)
     sections = split.assign({row.patient for row in rows if row.status != "skipped"})
     rows = [replace(row, split=_section_of(row, sections)) for row in rows]
     _write_manifest(rows, folder / MANIFEST)
@@ -216,12 +243,17 @@ def _joined(*notes: str) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _remove_copies(rows: Sequence[ManifestRow], folder: Path) -> None:
-    """Removes the voxels of cases that turned out to be copies."""
-    for row in rows:
-        if row.status == "skipped":
-            for name in ("ct", "valid"):
-                (folder / name / f"{row.case}.nii.gz").unlink(missing_ok=True)
+def _link(rows: Sequence[ManifestRow], work: Path, folder: Path) -> None:
+    """Gives the cases' voxels their place in the dataset; copies, and series of an older attempt, stay behind."""
+    for name in ("ct", "valid"):
+        (folder / name).mkdir(exist_ok=True)
+        for row in rows:
+            if row.status != "skipped":
+                file = f"{row.case}.nii.gz"
+                try:
+                    os.link(work / name / file, folder / name / file)
+                except OSError:  # a disk without hard links
+                    shutil.copyfile(work / name / file, folder / name / file)
 
 
 def _section_of(row: ManifestRow, sections: dict[str, str]) -> str:

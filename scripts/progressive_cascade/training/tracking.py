@@ -33,7 +33,7 @@ def check_tracking(tool: str | None) -> None:
 class Tracking:
     """Handler: sends the loss and its terms after every step, and the metrics after every epoch, to a tracker.
 
-    Nothing leaves the machine: MLflow writes ``mlruns`` in the folder, Weights & Biases ``wandb``, offline.
+    Nothing leaves the machine: MLflow writes ``mlruns.db`` in the folder, Weights & Biases ``wandb``, offline.
 
     Args:
         tool: ``mlflow``, ``wandb``, or None for none.
@@ -63,7 +63,8 @@ class Tracking:
     def _attach_mlflow(self, engine: Engine) -> None:
         for each in (engine, self.validator):
             handler = MLFlowHandler(
-                tracking_uri=(self.folder / "mlruns").resolve().as_uri(),
+                tracking_uri=f"sqlite:///{(self.folder / 'mlruns.db').resolve()}",
+                artifact_location=(self.folder / "mlruns").resolve().as_uri(),
                 experiment_name="progressive-cascade",
                 run_name=self.name,
                 iteration_log=each is engine,
