@@ -123,7 +123,7 @@ def _dask_client(scheduler: str | None, jobs: int) -> Iterator[Any]:
             yield client
         return
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue import SLURMCluster  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"--cluster needs dask-jobqueue: {_INSTALL}") from error
     try:
