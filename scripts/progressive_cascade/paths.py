@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the bundle lies, and which files of the user's a program may write: none of its inputs, none that exists.
 
-Weights in the bundle are read as they were released, or not at all.
+Weights in the bundle are read as they were released or trained there, or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import finish_writing
-from progressive_cascade.io.released import check_released
+from progressive_cascade.io.released import check_released, own_hashes, record_own
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -39,14 +39,26 @@ def bundle_root() -> Path:
 
 
 def check_shipped(path: str | os.PathLike[str]) -> None:
-    """Refuses a file of the bundle's `models` that is not as it was released; passes over files that lie elsewhere.
+    """Refuses a file of the bundle's `models` that is neither as it was released nor as it was trained there.
+
+    Files that lie elsewhere are passed over.
 
     Raises:
         UserError: naming the file and both hashes.
     """
     path = Path(path)
-    if path.parent.resolve() == (bundle_root() / "models").resolve():
-        check_released(path)
+    if _lies_in_models(path):
+        check_released(path, own=own_hashes(path.parent).values())
+
+
+def record_trained(path: str | os.PathLike[str]) -> None:
+    """Keeps the hash of what a training has written, if into the bundle's `models`: :func:`check_shipped` takes it."""
+    if _lies_in_models(Path(path)):
+        record_own(Path(path))
+
+
+def _lies_in_models(path: Path) -> bool:
+    return path.parent.resolve() == (bundle_root() / "models").resolve()
 
 
 def check_files(

@@ -15,7 +15,7 @@ from progressive_cascade.inference.uncertainty import load_uncertainty
 from progressive_cascade.io import released as weights
 from progressive_cascade.io.released import check_released, file_hash, released_hashes, write_manifest
 from progressive_cascade.losses.perceptual import VGGPerceptualLoss
-from progressive_cascade.paths import bundle_root
+from progressive_cascade.paths import bundle_root, check_shipped, record_trained
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = {
@@ -47,6 +47,26 @@ def test_a_flipped_bit_is_refused(name: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=f"{name} must be as released") as told:
         LOADERS[name](path)
     assert released_hashes()[name] in str(told.value) and file_hash(path) in str(told.value)
+
+
+def test_weights_trained_in_the_bundle_are_taken_as_they_were_written(tmp_path, monkeypatch) -> None:
+    """MONAI's own command trains into the bundle's models, where the next stage and inference read; damage is not."""
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr("progressive_cascade.paths.bundle_root", lambda: tmp_path)
+    path, other = tmp_path / "models" / "stage1_best.pt", tmp_path / "models" / "stage2_best.pt"
+    for file, content in ((path, b"first"), (path, b"trained"), (other, b"next")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="must be as released"):
+            check_shipped(file)
+        record_trained(file)
+        check_shipped(file)
+    path.write_bytes(b"first")
+    with pytest.raises(UserError, match="must be as released"):
+        check_shipped(path)
+    elsewhere = tmp_path / "elsewhere.pt"
+    elsewhere.write_bytes(b"mine")
+    record_trained(elsewhere)
+    assert sorted(file.name for file in tmp_path.rglob("*.sha256")) == ["own.sha256"]
 
 
 def test_every_shipped_file_is_checked_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 """Which weights this package was released with: their SHA-256 stand in the package, in `sha256sum`'s format.
 
 A checksum inside a file finds damage; only one outside of it finds a file that somebody changed. After the training of
-shipped weights, ``python -m progressive_cascade.io.released bundle/models`` writes the list anew.
+shipped weights, ``python -m progressive_cascade.io.released bundle/models`` writes the list anew. A training that
+writes into the bundle's `models`, as MONAI's own command does, keeps the hashes of what it wrote beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from progressive_cascade.errors import UserError
@@ -18,6 +19,8 @@ from progressive_cascade.io.files import atomic_path
 
 MANIFEST = Path(__file__).with_name("weights.sha256")
 """One line for each file of the bundle's `models`: hash, two spaces, name."""
+OWN = "own.sha256"
+"""Beside weights that were trained where shipped ones lie: their hashes, in the same format."""
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 
 
@@ -36,13 +39,34 @@ def released_hashes() -> dict[str, str]:
     Raises:
         UserError: if the list is missing or damaged.
     """
+    return _read_list(MANIFEST, "install the package again")
+
+
+def own_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of what was trained in a folder, by name; none where nothing was.
+
+    Raises:
+        UserError: if the list is damaged.
+    """
+    path = folder / OWN
+    return _read_list(path, "train again, or remove it") if path.exists() else {}
+
+
+def record_own(path: Path) -> None:
+    """Keeps the hash of weights that were trained, in their folder's list."""
+    hashes = {**own_hashes(path.parent), path.name: file_hash(path)}
+    with atomic_path(path.parent / OWN) as temporary:
+        temporary.write_text(manifest_text(hashes), encoding="ascii")
+
+
+def _read_list(path: Path, remedy: str) -> dict[str, str]:
     try:
-        lines = MANIFEST.read_text(encoding="ascii").splitlines()
+        lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"list of released weights {MANIFEST} must be readable: install the package again") from error
+        raise UserError(f"list of weights {path} must be readable: {remedy}") from error
     found = [_LINE.fullmatch(line) for line in lines]
     if not found or None in found:
-        raise UserError(f"list of released weights {MANIFEST} must hold hashes and names: install the package again")
+        raise UserError(f"list of weights {path} must hold hashes and names: {remedy}")
     return {match[2]: match[1] for match in found if match is not None}
 
 
@@ -51,12 +75,13 @@ def manifest_text(hashes: Mapping[str, str]) -> str:
     return "".join(f"{value}  {name}\n" for name, value in sorted(hashes.items()))
 
 
-def check_released(path: str | Path, *, allow_unverified: bool = False) -> None:
+def check_released(path: str | Path, *, allow_unverified: bool = False, own: Collection[str] = ()) -> None:
     """Refuses weights that are not among the released ones, wherever they lie.
 
     Args:
         path: an existing file.
         allow_unverified: take one's own.
+        own: hashes that are taken beside the released ones.
 
     Raises:
         UserError: naming the file and both hashes.
@@ -65,7 +90,7 @@ def check_released(path: str | Path, *, allow_unverified: bool = False) -> None:
     if allow_unverified or not path.is_file():  # who reads it says that it is missing
         return
     released, found = released_hashes(), file_hash(path)
-    if found in released.values():
+    if found in released.values() or found in own:
         return
     expected = released.get(path.name)
     wanted = f"SHA-256 {expected}" if expected else f"the SHA-256 of {', '.join(sorted(released))}"

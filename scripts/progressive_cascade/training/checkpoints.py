@@ -21,6 +21,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.checkpoints import check_architecture, check_geometry, names_up_to, stage_prefix
+from progressive_cascade.paths import record_trained
 from progressive_cascade.training.kept import write_whole
 
 
@@ -78,6 +79,7 @@ class _WholeFile(BaseSaveHandler):
             content = io.BytesIO()
             torch.save(checkpoint, content)
             write_whole(content.getvalue(), self.path(filename))
+            record_trained(self.path(filename))
 
     def path(self, filename: str) -> Path:
         """Where a file of this name is written."""
