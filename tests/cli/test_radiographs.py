@@ -45,7 +45,8 @@ def test_dicom_pair_is_reconstructed(
     assert record["calibrated"] and record["geometry"]["source_to_detector"] == 1800.0
     (assumed,) = record["assumptions"]
     assert assumed.startswith("source_to_isocenter is 1500 mm") and f"assumed: {assumed}" in printed
-    assert [facts["file"] for facts in record["radiographs"]] == ["pa.dcm", "lat.dcm"]
+    assert len(record["radiographs"]) == 2
+    assert "dcm" not in json.dumps(record), "a file's name may be the patient's"
     assert "one" not in json.dumps(record["radiographs"]), "the patient's number must stay in the file"
 
 

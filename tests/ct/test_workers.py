@@ -86,5 +86,10 @@ def test_a_scheduler_that_does_not_answer_is_one_line(archive, tmp_path, capsys)
     assert main(arguments) == 2
     assert "--scheduler must be a Dask scheduler that answers, got nonsense://here" in capsys.readouterr().err
     assert not (tmp_path / "dataset").exists()
+
+
+def test_a_cluster_without_cores_and_memory_is_one_line():
+    """What dask's own configuration must say."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed")
     with pytest.raises(UserError, match="--cluster slurm must find cores and memory"):
         list(Workers(cluster="slurm").run(str, [1]))

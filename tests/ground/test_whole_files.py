@@ -29,9 +29,14 @@ STAGED = {
     "export/dicom.py:write_dicom_series",
     *("export/programs.py:save_onnx", "export/programs.py:_strip_sources", "export/weights.py:_to_bytes"),
     *("report/stills.py:_address", "training/checkpoints.py:__call__", "training/kept.py:save_state"),
-    "training/stream.py:_cachecheck",
+    *("training/stream.py:_cachecheck", "training/pictures.py:to_data_url"),
+    *("export/serving.py:write_triton", "export/serving.py:write_application", "ct/prepare.py:_link"),
+    *("cli/service.py:_pack", "service/app.py:_save", "service/cluster.py:write_files", "service/dicomweb.py:look"),
+    *("service/intake.py:take_pair", "service/intake.py:_take_json", "service/intake.py:_unpack"),
+    *("service/watch.py:_reconstruct", "service/worker.py:main"),
 }
-"""Functions that write into the export's staging folder, which takes its name when all is there, or into memory."""
+"""Functions that write into a folder of the export, of a dataset or of a job, which is nobody's until all is there; or
+into memory, or to standard output."""
 
 
 def _writes(call: ast.Call) -> bool:

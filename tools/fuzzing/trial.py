@@ -161,8 +161,9 @@ def _reconstruct_folder(given: Path, option: str, output: Path) -> int:
 
 
 def _train(given: Path, option: str, output: Path) -> int:
-    """The command that trains, up to what it would start."""
-    return main(["train", "--dataset", str(given / "dataset"), "--output", str(output), "--dry-run"])
+    """The command that trains, up to what it would start: it tries a step of one sample."""
+    tried = ["--dry-run", "--stages", "1", "--set", "batch_size=1"]
+    return main(["train", "--dataset", str(given / "dataset"), "--output", str(output), *tried])
 
 
 def _check_settings(given: Path, option: str, output: Path) -> int:

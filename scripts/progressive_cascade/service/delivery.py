@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from progressive_cascade.errors import RunError
-from progressive_cascade.io import sync
+from progressive_cascade.io import atomic_path
 from progressive_cascade.service.dicom_node import Destination
 from progressive_cascade.service.watch import DONE, MADE_OF
 
@@ -48,8 +48,8 @@ class Delivery:
                 self._next = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                 return
-            (folder / SENT).write_text(f"{time.time():.0f}\n", encoding="utf-8")
-            sync(folder)
+            with atomic_path(folder / SENT) as mark:
+                mark.write_text(f"{time.time():.0f}\n", encoding="utf-8")
             self._pause = _FIRST_PAUSE
             LOG.info("%d objects were sent", len(files))
         self._expire()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem, sync
+from progressive_cascade.io import NIFTI_SUFFIXES, atomic_path, nifti_stem, sync
 from progressive_cascade.radiograph.folder import PairFiles, find_pairs
 from progressive_cascade.service.intake import BESIDE, take_pair
 from progressive_cascade.service.pool import Worker
@@ -182,7 +182,8 @@ class Watch:
         folder.mkdir(parents=True)
         if not is_done:
             line = outcome.line.replace(f"{self.settings.source}{os.sep}", "")
-            (folder / REASON).write_text(line + "\n", encoding="utf-8")
+            with atomic_path(folder / REASON) as reason:
+                reason.write_text(line + "\n", encoding="utf-8")
         for path in _all_files(pair, self.settings.source):
             os.replace(path, folder / path.name)
             sync(path.parent)

@@ -90,6 +90,9 @@ class StageTrainer(SupervisedTrainer):
         if isinstance(error, RunError):
             # A loader's worker sends the traceback along; what it says itself comes last.
             return text.strip().splitlines()[-1].partition("RunError: ")[2] or text
+        if isinstance(error, (ConnectionError, EOFError)):
+            # What it had sent lies in memory that only it could hand over.
+            return _tell_of_worker("a loader's worker ended unexpectedly")
         if isinstance(error, OSError) and error.strerror:
             return f"{error.filename or 'a file'}: {error.strerror}; {_RESUME}"
         if _is_memory(error):
@@ -198,7 +201,11 @@ def _explain_worker(worker: re.Match[str], text: str) -> str:
             f"or set num_workers to 0; {_RESUME}"
         )
     how = f"was killed by signal {name}" if name else "ended unexpectedly"
+    return _tell_of_worker(f"a loader's worker ({pid}) {how}")
+
+
+def _tell_of_worker(what: str) -> str:
     return (
-        f"a loader's worker ({pid}) {how}; this is how a system ends what takes more memory than there is: "
-        f"lower num_workers or batch_size; {_RESUME}"
+        f"{what}; this is how a system ends what takes more memory than there is: lower num_workers or batch_size; "
+        f"{_RESUME}"
     )
