@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-import numpy as np
-
 from progressive_cascade.evaluation.clinical import MASKS, MEASURES
 from progressive_cascade.evaluation.scores import patient_means
-from progressive_cascade.report.agreement import bland_altman_figure
+from progressive_cascade.report.agreement import agreement_limits, bland_altman_figure
 
 _AGREEMENT = {"dice": "Dice", "surface_mm": "mean distance of borders [mm]", "surface95_mm": "95 % within [mm]"}
 
@@ -55,8 +53,8 @@ def limits_of_agreement(cases: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
             differences = [found - true for found, true in measured_pairs(cases, method, name)]
             if len(differences) < 2:
                 continue
-            bias, spread = float(np.mean(differences)), 1.96 * float(np.std(differences, ddof=1))
-            ends = {"bias": bias, "low": bias - spread, "high": bias + spread, "num_patients": len(differences)}
+            bias, low, high = agreement_limits(differences)
+            ends = {"bias": bias, "low": low, "high": high, "num_patients": len(differences)}
             limits.setdefault(method, {})[name] = ends
     return limits
 

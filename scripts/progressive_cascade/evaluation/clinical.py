@@ -93,8 +93,8 @@ def measure_chest(chest: Chest) -> dict[str, float]:
     The thorax is as wide and deep as its lungs where they reach farthest. The heart is as wide as what stands between
     the lungs in the middle half of their depth, in the widest slice from the dome of the diaphragm up to two thirds of
     the lungs' height; its ratio to the width of the thorax is the cardiothoracic ratio, as on a PA radiograph (Danzer
-    1919). Against the labels of 16 phantoms at 2.8 mm the heart comes out 5 mm wider on average, 10 mm apart in the
-    median.
+    1919). Against the labels of 16 phantoms at 2.8 mm (seeds 2000000 to 2000007 of both populations) the heart comes
+    out 1 mm narrower on average, 9 mm apart in the median, 36 at most.
 
     Args:
         chest: of :func:`segment_chest`.

@@ -44,13 +44,19 @@ def bland_altman_figure(panels: Mapping[str, Sequence[tuple[float, float]]], pat
     save_figure(figure, path)
 
 
+def agreement_limits(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of at least two differences, and 1.96 standard deviations below and above it."""
+    bias, spread = float(np.mean(differences)), 1.96 * float(np.std(differences, ddof=1))
+    return bias, bias - spread, bias + spread
+
+
 def _draw(axes: Axes, pairs: np.ndarray) -> None:
     if len(pairs) < 2:
         return
     difference = pairs[:, 0] - pairs[:, 1]
-    bias, spread = float(difference.mean()), 1.96 * float(difference.std(ddof=1))
+    bias, low, high = agreement_limits(difference.tolist())
     axes.scatter(pairs.mean(axis=1), difference, s=14, color=_POINT)
     axes.axhline(0.0, color=FAINT, linewidth=0.5)
     axes.axhline(bias, color=TEXT, linewidth=1.0)
-    for limit in (bias - spread, bias + spread):
+    for limit in (low, high):
         axes.axhline(limit, color=TEXT, linewidth=0.8, linestyle="--")
