@@ -40,13 +40,14 @@ def _pair(folder: Path) -> list[Path]:
     return [_radiograph(folder / "pa.dcm"), _radiograph(folder / "lateral.dcm")]
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [False, True, None])
 @pytest.mark.parametrize("name", WRITERS)
-def test_dciodvfy_finds_no_error(name: str, keep: bool, tmp_path: Path) -> None:
-    """The validator of dicom3tools knows both IODs."""
+def test_dciodvfy_finds_no_error(name: str, keep: bool | None, tmp_path: Path) -> None:
+    """The validator of dicom3tools knows both IODs, of DICOM radiographs and (None) of others."""
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy is not installed")
-    WRITERS[name][0](tmp_path / "one.dcm", sources=_pair(tmp_path), keep_identity=keep)
+    sources = [] if keep is None else _pair(tmp_path)
+    WRITERS[name][0](tmp_path / "one.dcm", sources=sources, keep_identity=bool(keep))
     done = subprocess.run(["dciodvfy", tmp_path / "one.dcm"], capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert {"multi-frame": "EnhancedCTImage", "sigma": "ParametricMap"}[name] in said

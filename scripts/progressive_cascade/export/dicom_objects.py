@@ -50,6 +50,9 @@ def write_dicom_multiframe(
     image.SeriesDescription = built.slices[0].SeriesDescription
     if built.headers:
         image.SourceImageEvidenceSequence = [_evidence(one, built.seed, keep_identity) for one in built.headers]
+    elif "ReferencedSeriesSequence" in image:
+        # highdicom lists the slices, which are written nowhere.
+        del image.ReferencedSeriesSequence
     _save(image, path)
 
 
