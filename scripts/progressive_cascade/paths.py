@@ -13,7 +13,7 @@ from pathlib import Path
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import finish_writing
-from progressive_cascade.io.released import check_released, own_hashes, record_own
+from progressive_cascade.io.released import check_not_retired, check_released, own_hashes, record_own
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -41,12 +41,13 @@ def bundle_root() -> Path:
 def check_shipped(path: str | os.PathLike[str]) -> None:
     """Refuses a file of the bundle's `models` that is neither as it was released nor as it was trained there.
 
-    Files that lie elsewhere are passed over.
+    Of files that lie elsewhere only weights that today's network would misread are refused.
 
     Raises:
-        UserError: naming the file and both hashes.
+        UserError: naming the file, and both hashes where they differ.
     """
     path = Path(path)
+    check_not_retired(path)
     if _lies_in_models(path):
         check_released(path, own=own_hashes(path.parent).values())
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from progressive_cascade.inference.reconstruct import load_cascade
 from progressive_cascade.inference.transforms import LoadRadiographPaird
 from tests.support.exported import BEAM, export, make_source, make_xrays, run_bare
 
+EARLIER = Path(__file__).resolve().parents[1] / "data" / "bundle_6c2c709.tar.xz"
 pytestmark = pytest.mark.filterwarnings("ignore")
 WORKFLOWS = {
     "stage1": "train",
@@ -244,20 +246,33 @@ def test_a_geometry_the_weights_do_not_know_is_refused(bundle, elsewhere, tmp_pa
     assert "dataset_dir must be a folder with pa.nii.gz" in _cause(error.value)
 
 
-def test_two_versions_in_one_process_do_not_share_code(bundle, tmp_path):
-    """Python keeps one package per name: forget the first one, and the second brings its own."""
-    second = tmp_path / "second" / BUNDLE_NAME
+@pytest.fixture(scope="module")
+def several(bundle: Path, xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One bare process with three bundles in turn, today's, a changed one, an earlier revision's: its folder and text.
+
+    Python keeps one package per name: forget the last one, and the next brings its own.
+    """
+    folder = tmp_path_factory.mktemp("several")
+    second = folder / "second" / BUNDLE_NAME
     shutil.copytree(bundle, second, ignore=shutil.ignore_patterns("__pycache__", "cache", "trained"))
     file = second / "progressive_cascade" / "__init__.py"
     file.write_text(file.read_text().replace("__version__ = ", "__version__ = '9.9.9'  # "))
+    with tarfile.open(EARLIER) as packed:
+        packed.extractall(folder / "earlier", filter="data")
     code = f"""
 import sys
 from monai.bundle import load
+from monai.bundle.scripts import run
+
 networks, versions = [], []
-for root in ({str(bundle.parent)!r}, {str(second.parent)!r}):
+
+def turn_to(root):
     for name in [name for name in sys.modules if name.partition(".")[0] == "progressive_cascade"]:
         del sys.modules[name]
     sys.path.insert(0, f"{{root}}/{BUNDLE_NAME}")
+
+for root in ({str(bundle.parent)!r}, {str(second.parent)!r}):
+    turn_to(root)
     networks.append(load({BUNDLE_NAME!r}, bundle_dir=root, workflow_type="inference", device="cpu"))
     versions.append(sys.modules["progressive_cascade"].__version__)
 import torch
@@ -266,6 +281,26 @@ first, second = networks
 files = [type(network).forward.__code__.co_filename for network in networks]
 assert files[0].startswith({str(bundle)!r}) and files[1].startswith({str(second)!r}), files
 torch.testing.assert_close(first(image), second(image))
+turn_to({str(folder / "earlier")!r})
+run(config_file={_config(folder / "earlier" / BUNDLE_NAME, "inference")!r}, dataset_dir={str(xrays)!r},
+    bundle_root={str(folder / "earlier" / BUNDLE_NAME)!r}, output_dir={str(folder / "cts")!r})
+print("code of", sys.modules["progressive_cascade"].__file__)
 print(*versions)
 """
-    assert run_bare(code, tmp_path).split()[-1] == "9.9.9"
+    return folder, run_bare(code, folder)
+
+
+def test_two_versions_in_one_process_do_not_share_code(several):
+    """Each network is of its own bundle's code."""
+    assert several[1].split()[-1] == "9.9.9"
+
+
+def test_a_bundle_of_an_earlier_revision_runs_by_itself(several):
+    """Under today's torch and MONAI its own code makes the CT that it made when it was written."""
+    folder, text = several
+    assert f"code of {folder / 'earlier'}" in text
+    (written,) = (folder / "cts").glob("*.nii.gz")
+    image = nib.load(written)
+    hu = np.asanyarray(image.dataobj)
+    assert abs(hu.mean() + 444.96) < 0.5 and abs(hu.std() - 637.62) < 0.5
+    np.testing.assert_allclose(image.affine, volume_affine((32, 32, 32), 11.2), atol=1e-4)

@@ -79,7 +79,12 @@ def load_cascade(checkpoint: str | Path | None = None, device: str | torch.devic
     try:
         network = ProgressiveCascade(**architecture_of(state))
         network.load_state_dict(state)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except KeyError as error:
+        raise UserError(
+            f"checkpoint {path} must hold a ProgressiveCascade of today's architecture, it lacks {error.args[0]}: "
+            "train again"
+        ) from error
+    except (IndexError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {path} must hold a ProgressiveCascade, it differs: {reason}") from error
     return network.to(device).eval()

@@ -21,6 +21,14 @@ MANIFEST = Path(__file__).with_name("weights.sha256")
 """One line for each file of the bundle's `models`: hash, two spaces, name."""
 OWN = "own.sha256"
 """Beside weights that were trained where shipped ones lie: their hashes, in the same format."""
+RETIRED = frozenset(
+    {
+        "aa9a6a48be38f0ff6943ac6998c4fcbf3f586264009b1e7359ff00cc27e5fdcb",
+        "e3bbead2f2bfe87c0915c5affdc42d8a084323c14b8775aae879faf2d95baefe",
+    }
+)
+"""Weights of stages 2 and 3 that were shipped before these normalised their features: the names and shapes of their
+entries fit today's network, which would make something else of them."""
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w.-]+)")
 
 
@@ -98,6 +106,19 @@ def check_released(path: str | Path, *, allow_unverified: bool = False, own: Col
         f"weights {path} must be as released, {wanted}, got {found}: copy the file again, or --allow-unverified takes "
         "weights of one's own"
     )
+
+
+def check_not_retired(path: str | Path) -> None:
+    """Refuses weights that were shipped once and that today's network would misread.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if Path(path).is_file() and file_hash(path) in RETIRED:
+        raise UserError(
+            f"weights {path} must be of today's architecture, got ones that were shipped before stages 2 and 3 "
+            "normalised their features: take today's, or train again"
+        )
 
 
 def write_manifest(models: Path) -> None:
