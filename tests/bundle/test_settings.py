@@ -195,6 +195,7 @@ TYPED = {
     "epochs": ([*TRAINING, "--epochs", "0"], "epochs must be a whole number of at least 1, got 0"),
     "learning_rate": ([*TRAINING, "--learning_rate", "-1"], "learning_rate must be a number above 0, got -1"),
     "window": ([*TRAINING, "--window", "100"], "window must be a multiple of 8 voxels or null, got 100"),
+    "flag": ([*TRAINING, "--mirror_cts", "true"], r"mirror_cts must be true or false \(True or False .* got \"true\""),
     "seed": ([*TRAINING, "--seed", "abc"], 'seed must be a whole number of at least 0, got "abc"'),
     "failing seed": ([*TRAINING, "--seed", "$1/0"], r"seed must be a value or an expression, got .*division by zero"),
     "failing network": ([*TRAINING, "--network", "$1/0"], r"network must be .*, got .*division by zero"),

@@ -28,6 +28,17 @@ def test_a_pass_holds_every_case_once():
     assert len(stream) == 6 and stream.step == 15
 
 
+def test_samples_come_again_after_some_passes():
+    """With two passes that repeat, the third brings the samples of the first, each of its case, in another order."""
+    stream = SampleStream(range(5), batch_size=1, seed=3, repeat_passes=2)
+    samples = [(case, draw) for _ in range(4) for case, draw, _ in stream]
+    passes = [samples[start : start + 5] for start in range(0, 20, 5)]
+    assert [set(each) for each in passes[2:]] == [set(each) for each in passes[:2]] and passes[0] != passes[2]
+    assert {draw for _, draw in samples} == set(range(10)) and set(passes[0]).isdisjoint(passes[1])
+    with pytest.raises(UserError, match="repeat_passes must be a whole number of at least 1 or null, got 0"):
+        SampleStream([1], batch_size=1, repeat_passes=0)
+
+
 def test_processes_share_the_samples_of_one(monkeypatch):
     """Two processes with half a batch each deal out what one with the whole batch has."""
     whole = list(SampleStream(range(7), batch_size=4))

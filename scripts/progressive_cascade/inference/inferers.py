@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from progressive_cascade.consistency import DataConsistency, estimate_noise
 from progressive_cascade.errors import UserError
-from progressive_cascade.inference.refine import RefineSettings, refine
+from progressive_cascade.inference.refine import RefineSettings
+from progressive_cascade.inference.refine_cache import refine_cached
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.precision import mixed_precision
@@ -100,6 +102,7 @@ class CascadeInferer(Inferer):
         refine_steps: steps in which stage 1 is refined on the radiographs at hand (:mod:`.refine`), 0 to 1000; also
             while a later stage trains behind it, not while stage 1 trains, nor where the network is a program.
         intensities: what refining takes for known of pairs that are not calibrated, ``scaled`` or ``display``.
+        refine_cache: folder that keeps what refining found (:mod:`.refine_cache`); None: nothing is kept.
 
     Raises:
         UserError: if the number of steps is impossible.
@@ -119,6 +122,7 @@ class CascadeInferer(Inferer):
         portable: bool = False,
         refine_steps: int = 0,
         intensities: str = "display",
+        refine_cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         sizes = [roi_size] * 3 if isinstance(roi_size, int) else None if roi_size is None else list(roi_size)
@@ -134,6 +138,7 @@ class CascadeInferer(Inferer):
             raise ValueError(f"intensities must be 'scaled' or 'display', got {intensities!r}")
         self.refine_settings = RefineSettings(steps=refine_steps)
         self.intensities = intensities
+        self.refine_cache = refine_cache
         self.consistency_rounds = consistency_rounds
         self.roi_size = sizes
         self.overlap = overlap
@@ -198,7 +203,15 @@ class CascadeInferer(Inferer):
         flags = [True] * len(image) if given.calibrated is None else (given.calibrated > 0).cpu().tolist()
         known = ["calibrated" if flag else self.intensities for flag in flags]
         matrices = given.matrices(image, cascade)
-        found = refine(cascade, image, matrices, known=known, settings=self.refine_settings, mask=given.weights)
+        found = refine_cached(
+            cascade,
+            image,
+            matrices,
+            known=known,
+            settings=self.refine_settings,
+            mask=given.weights,
+            folder=self.refine_cache,
+        )
         sure = torch.ones(len(image), device=image.device)
         return found.image, _Given(found.matrices, sure, given.weights), found.volume
 

@@ -163,7 +163,7 @@ def refine(
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         # Tensors made in inference mode cannot be differentiated through; copies made here can.
         given, places = image.float().clone(), matrices.float().expand(len(image), -1, -1, -1).clone()
-        for b, level in enumerate(_per_sample(known, len(image))):
+        for b, level in enumerate(per_sample(known, len(image))):
             evidence = Evidence(
                 network,
                 given[b : b + 1],
@@ -173,25 +173,21 @@ def refine(
                 mask=None if mask is None else mask[b : b + 1].clone(),
             )
             found.append(_tune(evidence, settings, observe))
-    return _join(found)
+    return join(found)
 
 
-def _per_sample(known: str | Sequence[str], samples: int) -> list[str]:
+def per_sample(known: str | Sequence[str], samples: int) -> list[str]:
+    """One word for each sample; ValueError where neither one is given nor as many."""
     levels = [known] * samples if isinstance(known, str) else list(known)
     if len(levels) != samples:
         raise ValueError(f"known must be one word or {samples}, got {levels}")
     return levels
 
 
-def _join(found: Sequence[Refinement]) -> Refinement:
-    """A batch of what was found sample by sample, whose warnings are logged."""
-    reports = [report for one in found for report in one.reports]
-    for line in (line for report in reports for line in report.warnings):
-        _log.warning("refine: %s", line)
-    volume, lines, moved = (
-        torch.cat([getattr(one, name) for one in found]) for name in ("volume", "image", "matrices")
-    )
-    return Refinement(volume, lines, moved, reports)
+def join(found: Sequence[Refinement]) -> Refinement:
+    """A batch of what was found sample by sample."""
+    tensors = (torch.cat([getattr(one, name) for one in found]) for name in ("volume", "image", "matrices"))
+    return Refinement(*tensors, reports=[report for one in found for report in one.reports])
 
 
 @dataclass(frozen=True)
@@ -284,6 +280,8 @@ def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refineme
         warnings.append(f"the residual rose after {steps} steps; the unrefined volume is kept")
     elif steps and kept.step == 0:
         warnings.append("no step explained the held-back patches better; the unrefined volume is kept")
+    for line in warnings:
+        _log.warning("refine: %s", line)
     report = RefinementReport(
         steps=steps,
         kept=kept.step,

@@ -92,7 +92,8 @@ def _is_names(value: Any) -> bool:
 _POSITIVE = _number("a number above 0", lambda value: value > 0)
 _AT_LEAST_0 = _number("a number of at least 0", lambda value: value >= 0)
 _SHARE = _number("a number in [0, 1]", lambda value: 0 <= value <= 1)
-_FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+# Fire, which reads MONAI's command line, takes `true` for a word.
+_FLAG = Rule("true or false (True or False on MONAI's command line)", lambda value: isinstance(value, bool))
 _GRID = Rule("a divisor of 256", lambda value: _is_whole(value) and value > 0 and 256 % value == 0)
 _WINDOW = Rule("a multiple of 8 voxels or null", _is_window)
 
@@ -158,6 +159,8 @@ RULES: dict[str, Rule] = {
     "overlap": _number("a number in [0, 1)", lambda value: 0 <= value < 1),
     "consistency_rounds": _whole(0),
     "refine_steps": Rule(f"a whole number from 0 to {MAX_STEPS}", _is_steps),
+    "refine_cache": _path("a folder's name", none=True),
+    "repeat_passes": _whole(1, none=True),
     "portable": _FLAG,
     "protocols": Rule("a protocol's name or a list of them", _is_names),
     "save_nifti": _FLAG,

@@ -56,12 +56,14 @@ class SampleStream(Sampler[tuple[int, int, int]]):
         dataset: the N cases.
         batch_size: samples per step of one process.
         seed: of the permutations.
+        repeat_passes: after so many passes over the cases the same samples, augmented and simulated alike, come again
+            in another order, so that what is costly to make of one may be kept; None: never.
 
     Attributes:
         step: where the next iteration begins; one iteration ends after ``ceil(N / B)`` steps, at a multiple of that.
 
     Raises:
-        UserError: if a batch is not positive, or there is no case.
+        UserError: if a batch or the number of passes is not positive, or there is no case.
 
     Example:
         >>> stream = SampleStream([10, 20, 30], batch_size=2)
@@ -69,14 +71,17 @@ class SampleStream(Sampler[tuple[int, int, int]]):
         ([0, 1, 2, 3], [4, 5, 6, 7])
     """
 
-    def __init__(self, dataset: Sized, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Sized, batch_size: int, seed: int = 0, *, repeat_passes: int | None = None) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size}")
+        if repeat_passes is not None and repeat_passes < 1:
+            raise UserError(f"repeat_passes must be a whole number of at least 1 or null, got {repeat_passes}")
         if len(dataset) == 0:
             raise UserError("the training dataset must hold at least one case, got none")
         self.num_cases = len(dataset)
         self.batch_size = batch_size
         self.seed = seed
+        self.repeat_passes = repeat_passes
         self.step = 0
 
     def __len__(self) -> int:
@@ -90,11 +95,18 @@ class SampleStream(Sampler[tuple[int, int, int]]):
         for step in range(self.step, last):
             first = step * batch + self.batch_size * idist.get_rank()
             for draw in range(first, first + self.batch_size):
-                yield self._case(draw), draw, step
+                case = self._case(draw)
+                yield case, self._sample(case, draw), step
         self.step = last
 
     def _steps(self) -> int:
         return -(-self.num_cases // (self.batch_size * idist.get_world_size()))
+
+    def _sample(self, case: int, draw: int) -> int:
+        """The number that a sample is drawn from: its place in the run, or case and pass where these come again."""
+        if self.repeat_passes is None:
+            return draw
+        return draw // self.num_cases % self.repeat_passes * self.num_cases + case
 
     def _case(self, draw: int) -> int:
         number, place = divmod(draw, self.num_cases)
