@@ -14,6 +14,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_json
 from progressive_cascade.radiograph.read import read_radiograph
 from tests.support.dicom_files import code
+from tests.support.packed_dicom import LOSSLESS, LOSSY, pack
 from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
 
 
@@ -160,18 +161,27 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, words: str):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless", "JPEG2000Lossless"])
-def test_compressed_dicom_holds_the_same_pixels(frontal: np.ndarray, tmp_path: Path, syntax: str):
+@pytest.mark.parametrize("syntax", LOSSLESS)
+def test_losslessly_compressed_dicom_holds_the_same_pixels(frontal: np.ndarray, tmp_path: Path, syntax: str):
     """Whatever way the pixels are packed, they are those that were packed."""
-    import pydicom
-
-    attributes = {"PresentationIntentType": "FOR PRESENTATION"}
-    plain = save_dx(grey(frontal, 4095), tmp_path / "plain.dcm", **attributes)
-    dataset = pydicom.dcmread(plain)
-    dataset.compress(getattr(pydicom.uid, syntax))
-    dataset.save_as(tmp_path / "packed.dcm")
-    packed = read_radiograph(tmp_path / "packed.dcm")
+    plain = save_dx(grey(frontal, 4095), tmp_path / "plain.dcm", PresentationIntentType="FOR PRESENTATION")
+    packed = read_radiograph(pack(plain, tmp_path / "packed.dcm", syntax))
     np.testing.assert_array_equal(packed.pixels, read_radiograph(plain).pixels)
+
+
+@pytest.mark.parametrize("syntax", LOSSY)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_lossily_compressed_dicom_holds_nearly_the_same_pixels(
+    frontal: np.ndarray, tmp_path: Path, syntax: str, photometric: str
+):
+    """Of 8 bits or of 12, what a lossy code loses is little, and dense stays bright."""
+    levels = grey(frontal, 4095)
+    stored = 4095 - levels if photometric == "MONOCHROME1" else levels
+    attributes = {"PresentationIntentType": "FOR PRESENTATION", "PhotometricInterpretation": photometric}
+    plain = save_dx(stored, tmp_path / "plain.dcm", **attributes)
+    packed = read_radiograph(pack(plain, tmp_path / "packed.dcm", syntax))
+    assert packed.meaning == "display"
+    assert _correlation(packed.pixels, levels) > 0.999
 
 
 def test_dicom_says_what_should_be_doubted(frontal: np.ndarray, tmp_path: Path):

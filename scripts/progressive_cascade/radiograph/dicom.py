@@ -27,6 +27,12 @@ from progressive_cascade.radiograph.record import Radiograph, check_pixels, chec
 
 # Less is the play of a stand, and costs less than the distances' own errors.
 _ASLANT_DEGREES = 2.0
+# Against pydicom's first choice: JPEG-LS, lossless and nearly so, 5 times faster, RLE 10 times.
+_FASTEST = {
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.5": "pylibjpeg",
+}
 _MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
 
 
@@ -60,6 +66,7 @@ def read_dicom(path: Path) -> Radiograph:
     check_size(path, int(rows[0]), int(cols[0]))
     try:
         dataset = pydicom.dcmread(path)
+        _choose_decoder(dataset)
         stored = np.asarray(dataset.pixel_array)
     except Exception as error:  # decoders raise whatever their libraries do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -70,6 +77,16 @@ def read_dicom(path: Path) -> Radiograph:
     known: dict[str, Any] = _facts(header, (int(rows[0]), int(cols[0])))
     known["sources"] = dict.fromkeys([*known, "meaning"], "tag")
     return Radiograph(str(path), pixels, mask, meaning, remarks=_remarks(header), **known)
+
+
+def _choose_decoder(dataset: Any) -> None:
+    """The fastest of the decoders that are installed, where there is more than one."""
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    plugin = _FASTEST.get(str(syntax))
+    if plugin is not None and plugin in get_decoder(syntax).available_plugins:
+        dataset.pixel_array_options(decoding_plugin=plugin)
 
 
 def _remarks(header: DicomHeader) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ _MARKER_CONTRAST = 0.45
 # A collimator's border: so little varies along it, and so much changes at its edge, in shares of the range.
 _BORDER_FLAT = 0.01
 _BORDER_STEP = 0.1
+# Percentiles of a large picture are taken of about so many rows and columns.
+_ENOUGH = 1024
 # Open field: at least this share of the detector within 2 % of one signal.
 _OPEN_FIELD = 0.01
 
@@ -135,19 +137,28 @@ def find_border(image: np.ndarray) -> np.ndarray:
     Args:
         image: (rows, cols), any scale.
     """
-    low, high = np.percentile(image, [1, 99])
+    step = max(1, max(image.shape) // _ENOUGH)
+    low, high = np.percentile(image[::step, ::step], [1, 99])
     scale = max(float(high - low), 1e-9)
     mask = np.ones(image.shape, dtype=bool)
     for axis in (0, 1):
         lines = image if axis == 0 else image.T
         for direction in (1, -1):
             ordered = lines[::direction]
-            flat = (np.abs(ordered - np.median(ordered[0])) <= _BORDER_FLAT * scale).mean(axis=1) > 0.98
-            num = int(np.argmin(flat)) if not flat.all() else 0
-            if 0 < num < len(flat) // 3 and _steps(ordered[num - 1], ordered[min(num + 1, len(flat) - 1)], scale):
-                part = slice(0, num) if direction == 1 else slice(len(flat) - num, None)
+            num = _flat_lines(ordered, scale)
+            if 0 < num < len(ordered) // 3 and _steps(ordered[num - 1], ordered[num + 1], scale):
+                part = slice(0, num) if direction == 1 else slice(len(ordered) - num, None)
                 mask[(part, slice(None)) if axis == 0 else (slice(None), part)] = False
     return mask
+
+
+def _flat_lines(ordered: np.ndarray, scale: float) -> int:
+    """How many lines, from the first, are flat and of one level; at most a third of them are looked at."""
+    level, most = np.median(ordered[0]), len(ordered) // 3
+    for num in range(most):
+        if (np.abs(ordered[num] - level) <= _BORDER_FLAT * scale).mean() <= 0.98:
+            return num
+    return most
 
 
 def _steps(outside: np.ndarray, inside: np.ndarray, scale: float) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +65,13 @@ def _grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray]:
         return pixels, np.ones(pixels.shape, dtype=bool)
     if picture.mode not in ("LA", "RGB", "RGBA"):
         raise UserError(f"{path} must be a grey picture, got mode {picture.mode}")
-    bands = np.asarray(picture, dtype=np.float32)
-    mask = bands[..., -1] > 0 if picture.mode in ("LA", "RGBA") else np.ones(bands.shape[:2], dtype=bool)
+    # One band after the other, in the bytes they are stored in: large pictures are read in a second.
+    bands = [np.asarray(band) for band in picture.split()]
+    mask = bands.pop() > 0 if picture.mode in ("LA", "RGBA") else np.ones(bands[0].shape, dtype=bool)
     if picture.mode == "LA":
-        return bands[..., 0], mask
-    colours = bands[..., :3]
-    spread = float(np.mean(colours.max(axis=2) - colours.min(axis=2)))
-    if spread > _MOST_COLOUR * max(float(np.ptp(colours)), 1.0):
+        return bands[0].astype(np.float32), mask
+    highest, lowest = (reduce(extreme, bands) for extreme in (np.maximum, np.minimum))
+    spread = float(np.mean(highest - lowest))
+    if spread > _MOST_COLOUR * max(float(highest.max()) - float(lowest.min()), 1.0):
         raise UserError(f"{path} must be a grey picture, got colours that differ by {spread:.0f} levels on average")
-    return colours.mean(axis=2), mask
+    return reduce(np.add, bands, np.zeros(mask.shape, dtype=np.float32)) / np.float32(3), mask
