@@ -11,7 +11,7 @@ from typing import Any
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 _FEW_STEPS = {"epochs": 1, "batch_size": 2, "num_phantoms": 4, "num_validation_phantoms": 1, "num_workers": 2}
-_MINIATURE = {
+MINIATURE: dict[str, Any] = {
     "geometry": {
         "source_to_isocenter": 1500,
         "source_to_detector": 1800,
@@ -20,17 +20,17 @@ _MINIATURE = {
     },
     "unet_channels": [[4, 8], [4, 8], [4, 8]],
     "simulation_grid": 32,
-    "batch_size": 2,
-    "num_phantoms": 2,
     "num_workers": 0,
 }
-"""A cascade of 8, 16 and 32 voxels."""
+"""A cascade of 8, 16 and 32 voxels; the tests' miniatures start from it."""
 
 
 def miniature_settings(stage: int) -> dict[str, Any]:
     """Overrides that make a stage's config one of a few voxels, without SSIM and slices, for which they are too few."""
     return {
-        **_MINIATURE,
+        **MINIATURE,
+        "batch_size": 2,
+        "num_phantoms": 2,
         "grid": 4 << stage,
         "loss_weights": {"l1": 1.0, "mse": 1.0, **({"gradient": 0.5, "reprojection": 0.05} if stage == 3 else {})},
         "window": None if stage == 1 else 16,

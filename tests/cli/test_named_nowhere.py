@@ -3,33 +3,23 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import stat
 from pathlib import Path
 
-import pydicom
 import pytest
 
 from progressive_cascade.cli import main
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.cases import RawCases, raw_items
 from tests.ct.test_prepare import _write_dicom
+from tests.support import planted
 from tests.support.radiographs import phantom_pair, save_dx
 from tests.support.trunk import trunk_hu
 
 PERSON = "Zwetschkenbaum_Adalbert_ZB-4711-0815"
-PLANTED = {
-    "PatientName": "Zwetschkenbaum^Adalbert",
-    "PatientID": "ZB-4711-0815",
-    "PatientBirthDate": "19410228",
-    "StudyDate": "20070131",
-    "AccessionNumber": "ACC778899",
-    "InstitutionName": "Hospital Weissnichtwo",
-    "ReferringPhysicianName": "Quacksalber^Ottokar",
-    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.4711",
-}
+PLANTED = {**planted.PLANTED, "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.4711"}
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +31,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_dx(frontal, folder / "dx" / f"{PERSON}_1.dcm", **PLANTED)
     save_dx(lateral, folder / "dx" / f"{PERSON}_2.dcm", ViewPosition="LL", PatientOrientation=["P", "F"], **PLANTED)
     _write_dicom(folder / "ct", trunk_hu((40, 30, 24)).round(), patient=PLANTED["PatientID"])
-    for path in (folder / "ct").glob("*.dcm"):
-        dataset = pydicom.dcmread(path)
-        for keyword, value in PLANTED.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(path)
+    planted.plant(folder / "ct", PLANTED)
     return folder
 
 
@@ -56,8 +42,7 @@ def _found(folder: Path, said: str) -> list[str]:
         name = path.relative_to(folder).as_posix()
         texts[f"the name {name}"] = name
         if path.is_file():
-            content = path.read_bytes()
-            texts[name] = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("latin-1")
+            texts[name] = planted.text_of(path)
     texts = {place: text.lower() for place, text in texts.items()}
     words = [PERSON, *(part for value in PLANTED.values() for part in value.split("^"))]
     return [f"{word} in {place}" for word in words for place, text in texts.items() if word.lower() in text]

@@ -3,29 +3,18 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import stat
 from pathlib import Path
 
-import pydicom
 import pytest
 
 from progressive_cascade.cli import main
 from progressive_cascade.ct.pseudonyms import read_key, save_key
 from progressive_cascade.errors import UserError
 from tests.ct.test_prepare import _write_dicom
+from tests.support.planted import PLANTED, plant, text_of
 from tests.support.trunk import trunk_hu
-
-PLANTED = {
-    "PatientName": "Zwetschkenbaum^Adalbert",
-    "PatientID": "ZB-4711-0815",
-    "PatientBirthDate": "19410229",
-    "StudyDate": "20070131",
-    "AccessionNumber": "ACC778899",
-    "InstitutionName": "Hospital Weissnichtwo",
-    "ReferringPhysicianName": "Quacksalber^Ottokar",
-}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +26,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write_dicom(person / "chest", trunk_hu((40, 30, 24)).round(), patient=PLANTED["PatientID"])
     _write_dicom(person / "brain", trunk_hu((24, 20, 4)), patient=PLANTED["PatientID"], modality="MR")
     _write_dicom(folder / "other", trunk_hu((40, 30, 26)).round() + 1, patient="another")
-    for path in person.rglob("*.dcm"):
-        dataset = pydicom.dcmread(path)
-        for keyword, value in PLANTED.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(path)
+    plant(person)
     return folder
 
 
@@ -51,8 +36,7 @@ def _said(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     for path in folder.rglob("*"):
         texts.append(str(path.relative_to(folder)))
         if path.is_file():
-            content = path.read_bytes()
-            texts.append((gzip.decompress(content) if path.suffix == ".gz" else content).decode("latin-1"))
+            texts.append(text_of(path))
     return "\n".join(texts)
 
 
