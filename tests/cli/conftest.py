@@ -29,7 +29,12 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for networks and phantoms: every patient is a cylinder, every reconstruction one of 100 HU more."""
+    """A stand-in for networks and phantoms, see :func:`stand_in`."""
+    stand_in(monkeypatch, tmp_path)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Every patient is a cylinder, every reconstruction one of 100 HU more."""
     shape, spacing = (32, 32, 32), 11.2
     x, y, _ = np.indices(shape) - 15.5
     cylinder = np.where(x**2 + y**2 < 100, 0, -1000).astype(np.int16)
@@ -55,7 +60,7 @@ def cascade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)
     phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))
     monkeypatch.setattr("progressive_cascade.phantom.generate_phantom", lambda seed, **_: phantom)
-    weights = tmp_path / "shipped" / "model.pt"
+    weights = folder / "shipped" / "model.pt"
     weights.parent.mkdir()
     weights.write_bytes(b"shipped")
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.default_checkpoint", lambda: weights)

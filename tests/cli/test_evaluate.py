@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import pytest
 
 from progressive_cascade import volume_affine
 from progressive_cascade.cli import main
-from progressive_cascade.ct import placement
-from progressive_cascade.ct.placement import place_ct
 from progressive_cascade.evaluation.results import EvaluationReport
 from progressive_cascade.evaluation.scores import summarize
 from progressive_cascade.io import finite, save_json, save_nifti
+from tests.cli.conftest import stand_in
+from tests.support.cube import place_coarsely
 from tests.support.trunk import trunk_affine, trunk_hu
 
 
@@ -31,11 +31,22 @@ def test_summary_leaves_out_what_is_not_finite() -> None:
     assert json.dumps(finite({"a": [float("nan"), 1.0]}), allow_nan=False) == '{"a": [null, 1.0]}'
 
 
-def test_evaluate_writes_scores_and_pictures(cascade: None, tmp_path: Path) -> None:
+TWO_OF_THREE = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--no-baselines"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation of two cases."""
+    output = tmp_path_factory.mktemp("evaluated") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch, output.parent)
+        assert main([*TWO_OF_THREE, "--output", str(output)]) == 0
+    return output
+
+
+def test_evaluate_writes_scores_and_pictures(evaluated: Path) -> None:
     """Per case and in summary, each score under its protocol's name: a shift of 100 HU is an MAE of 100 HU."""
-    output = tmp_path / "evaluation"
-    arguments = ["evaluate", "--phantoms", "3", "--num-samples", "2", "--save-nifti", "--no-baselines"]
-    assert main([*arguments, "--output", str(output)]) == 0
+    output = evaluated
     report = json.loads((output / "evaluation_metrics.json").read_text())
     assert report["protocols"] == ["native"]
     assert len(report["cases"]) == 2
@@ -44,12 +55,11 @@ def test_evaluate_writes_scores_and_pictures(cascade: None, tmp_path: Path) -> N
     assert len(list(output.glob("comparison_*.png"))) == len(list(output.glob("*.nii.gz"))) == 2
 
 
-def test_evaluate_sample_idx_takes_one_case(cascade: None, tmp_path: Path) -> None:
+def test_evaluate_sample_idx_takes_one_case(evaluated: Path, cascade: None, tmp_path: Path) -> None:
     """The case is counted from 0 over the section, and nothing else is evaluated."""
-    every, one = tmp_path / "every", tmp_path / "one"
-    assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--output", str(every)]) == 0
+    one = tmp_path / "one"
     assert main(["evaluate", "--phantoms", "2", "--no-baselines", "--sample-idx", "1", "--output", str(one)]) == 0
-    cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (every, one)]
+    cases = [json.loads((folder / "evaluation_metrics.json").read_text())["cases"] for folder in (evaluated, one)]
     assert cases[1] == cases[0][1:]
 
 
@@ -57,7 +67,7 @@ def test_evaluate_takes_cts_as_they_come(
     cascade: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Prepared in memory: a copy and a broken file are named and skipped, what was mended is said."""
-    monkeypatch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+    place_coarsely(monkeypatch)
     hu = trunk_hu().astype(np.float32)
     hu[:2, :2] = np.nan
     for name in ("a", "copy"):
@@ -76,11 +86,10 @@ def test_evaluate_takes_cts_as_they_come(
 
 
 def test_an_interrupted_evaluation_leaves_the_old_one(
-    cascade: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, cascade: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --overwrite, too: pictures and numbers in a folder are always of one run."""
-    arguments = ["evaluate", "--phantoms", "2", "--no-baselines", "--output", str(tmp_path / "out")]
-    assert main(arguments) == 0
+    shutil.copytree(evaluated, tmp_path / "out")
 
     def content() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -96,7 +105,7 @@ def test_an_interrupted_evaluation_leaves_the_old_one(
         return score(report, case, *given, **options)
 
     monkeypatch.setattr(EvaluationReport, "score_case", stop_at_second)
-    assert main([*arguments, "--overwrite"]) == 130
+    assert main([*TWO_OF_THREE, "--output", str(tmp_path / "out"), "--overwrite"]) == 130
     assert len(scored) == 2
     assert content() == before
 

@@ -15,6 +15,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.cases import RawCases, raw_items
 from tests.ct.test_prepare import _write_dicom
 from tests.support import planted
+from tests.support.cube import place_coarsely
 from tests.support.radiographs import phantom_pair, save_dx
 from tests.support.trunk import trunk_hu
 
@@ -56,9 +57,14 @@ def _run(out: Path, capsys: pytest.CaptureFixture[str], *arguments: object, code
 
 
 def test_no_command_names_the_patient(
-    person: Path, cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    person: Path,
+    cascade: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Single pairs with page, sigma's sidecar and DICOM, folders, simulated X-rays, reports."""
+    place_coarsely(monkeypatch)
     out = tmp_path / "out"
     pair = ("--pa", person / "dx" / f"{PERSON}_1.dcm", "--lateral", person / "dx" / f"{PERSON}_2.dcm")
     dicom = ("--dicom-output", out / "one" / "series")

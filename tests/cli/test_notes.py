@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 
 from progressive_cascade.cli import main
-from progressive_cascade.ct import placement
-from progressive_cascade.ct.placement import place_ct
+from tests.support.cube import place_coarsely
 from tests.support.trunk import trunk_hu
 
 
@@ -21,7 +19,7 @@ def test_a_command_says_what_it_assumed_and_mended(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A CT without a place is refused in one line; with --assume-spacing both notes are printed."""
-    monkeypatch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+    place_coarsely(monkeypatch)
     hu = trunk_hu().astype(np.float32)
     hu[:2, :2] = np.nan
     nib.save(nib.Nifti1Image(hu, None), tmp_path / "a.nii.gz")

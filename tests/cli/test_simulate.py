@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,18 @@ from progressive_cascade.cli import main
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.io import save_nifti
 from progressive_cascade.physics import Exposure
+from tests.support.cube import place_coarsely
 
 CENTER = (40.0, -30.0, 700.0)
 SMALL = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_cube() -> Iterator[None]:
+    """The same cube of 358.4 mm on 64³ voxels; test_cli.py has X-rays that come from 256³."""
+    with pytest.MonkeyPatch.context() as patch:
+        place_coarsely(patch, 64)
+        yield
 
 
 @pytest.fixture(scope="module")

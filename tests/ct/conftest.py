@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
-from progressive_cascade.ct import placement
-from progressive_cascade.ct.placement import place_ct
+from tests.support.cube import place_coarsely
 
 
 @pytest.fixture
 def small_cube(monkeypatch: pytest.MonkeyPatch) -> None:
     """CTs are placed on few voxels: what is read and said is the same."""
-    monkeypatch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+    place_coarsely(monkeypatch)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,17 @@ import numpy as np
 import pytest
 from monai.data.dataset import PersistentDataset
 
-from progressive_cascade.ct import placement
 from progressive_cascade.ct.datalist import load_datalist
-from progressive_cascade.ct.placement import place_ct
 from progressive_cascade.ct.prepare import prepare_dataset
 from progressive_cascade.io import read_nifti, save_nifti
+from tests.support.cube import place_coarsely
 from tests.support.trunk import trunk_affine, trunk_hu
 
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two CTs, which are placed on few voxels."""
-    monkeypatch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+    place_coarsely(monkeypatch)
     for number, name in enumerate("ab"):
         save_nifti(trunk_hu().astype(np.int16) + np.int16(number), trunk_affine(), tmp_path / "in" / f"{name}.nii.gz")
     return tmp_path / "in"

@@ -16,6 +16,8 @@ from tests.ct.test_prepare import _write_dicom
 from tests.support.planted import PLANTED, plant, text_of
 from tests.support.trunk import trunk_hu
 
+pytestmark = pytest.mark.usefixtures("small_cube")
+
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import signal
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from progressive_cascade.cli import main
-from progressive_cascade.ct import placement
-from progressive_cascade.ct.placement import place_ct
 from progressive_cascade.ct.prepare import prepare_dataset
 from progressive_cascade.ct.workers import Workers
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_nifti
+from tests.support.cube import place_coarsely
 from tests.support.processes import Child
 from tests.support.trunk import trunk_affine, trunk_hu
 
@@ -39,7 +37,7 @@ def expected(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def _prepare(archive: Path, output: Path, workers: Workers) -> None:
     """On few voxels, here and in whatever process this runs in."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "place_ct", partial(place_ct, shape=(32, 32, 32), spacing=11.2))
+        place_coarsely(patch)
         prepare_dataset(archive, output, workers=workers)
 
 
