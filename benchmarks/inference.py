@@ -4,6 +4,7 @@
     python benchmarks/inference.py [--output benchmarks/results/inference.json] [--device cpu]
 
 Rows differ in the last stage's windows: in small ones most of the work is overlap, in large ones the memory grows.
+Freed memory is kept for the next layer, as the command line does it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ def measure(window: int, device: str) -> dict[str, float]:
 
     from progressive_cascade import ConeBeam, line_integrals
     from progressive_cascade.attenuation import hu_to_mu
+    from progressive_cascade.cli.common import keep_freed_memory
     from progressive_cascade.inference.inferers import CascadeInferer
     from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
     from progressive_cascade.phantom import generate_phantom
 
+    keep_freed_memory()
     phantom = generate_phantom(2_000_000)
     mu = hu_to_mu(torch.from_numpy(phantom.hu).float())[None, None]
     image = line_integrals(mu, ConeBeam(), affine=phantom.affine)[0].numpy()

@@ -83,3 +83,39 @@ def test_a_geometry_is_planned_once(monkeypatch):
     assert len(asked) == 2
     line_integrals(torch.rand(1, 1, 24, 20, 28), OBLIQUE, affine=volume_affine((24, 20, 28), 11.0))
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize("view", ["lao45", "lao30_cranial15", "rao20_caudal30", "lao3"])
+@pytest.mark.parametrize("detector", [(48, 40), (25, 44)])
+def test_read_spans_hold_what_the_detector_reads_and_little_more(view, detector):
+    """In a volume that every ray meets, spans are what the transpose of reading lights up, to three pixels a side."""
+    beam = ConeBeam(700.0, 1020.0, detector, (14.0, 16.0), (view,))
+    made = plan.plan_view(
+        beam.projection_matrices()[0], volume_affine((24, 20, 28), 30.0), shape=(24, 20, 28), detector_shape=detector
+    )
+    assert made is not None and made.homography is not None
+    read = numba_backend.resample_transpose(torch.ones(detector, dtype=torch.float64), made).numpy() != 0
+    for spans, lines in zip(made.read_spans, (read, read.T), strict=True):
+        place = np.arange(lines.shape[1])
+        spanned = (spans[:, :1] <= place) & (place < spans[:, 1:])
+        assert spans.shape == (len(lines), 2)
+        assert (spanned | ~lines).all()
+        for line, (first, last) in zip(lines, spans, strict=True):
+            if line.any():
+                assert np.flatnonzero(line)[0] - first <= 3 and last - np.flatnonzero(line)[-1] <= 4
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 9, 3), (1, 2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lines_that_do_not_fill_a_group_are_taken_as_they_are(shape, dtype):
+    """Volumes whose sides are no multiples of four, in any order of memory, equal plain torch."""
+    beam, affine = ConeBeam(700.0, 1020.0, (30, 26), (6.0, 7.0), ("lao30_cranial15", "pa")), volume_affine(shape, 20.0)
+    generator = torch.Generator().manual_seed(1)
+    mu = torch.rand(1, 1, *shape, generator=generator, dtype=dtype)
+    values = torch.rand(1, 2, 30, 26, generator=generator, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    for given in (mu, mu.permute(0, 1, 4, 2, 3).contiguous().permute(0, 1, 3, 4, 2)):
+        ours, plain = (line_integrals(given, beam, affine=affine, backend=name) for name in ("numba", "torch"))
+        torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance * float(plain.max()))
+    ours, plain = (backproject(values, beam, shape=shape, affine=affine, backend=name) for name in ("numba", "torch"))
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance * float(plain.max()))

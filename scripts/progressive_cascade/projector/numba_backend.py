@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from progressive_cascade.projector import numba_rays, numba_slices
+from progressive_cascade.projector import numba_rays, numba_slices, numba_virtual
 from progressive_cascade.projector.plan import PixelLine, SlicePlan
 
 # Shares differ in load, and threads start late on a busy machine: whoever is free takes the next one.
@@ -35,9 +35,10 @@ def project_slices(slices: Tensor, plan: SlicePlan, weights: str) -> Tensor:
     """As :func:`.slices.project_slices`, on the CPU."""
     volume, slow, fast, swapped = _by_memory(slices, plan)
     lines, distance_driven = ((slow.scale, slow.offset), (fast.scale, fast.offset)), weights == "distance"
+    span = plan.read_spans[1 if swapped else 0]
     out = np.zeros((slow.count, fast.count), volume.dtype)
     _share(
-        lambda low, high: numba_slices.sum_slices(volume, *lines, distance_driven, out, low, high),
+        lambda low, high: numba_slices.sum_slices(volume, *lines, distance_driven, span, out, low, high),
         slow.count,
         _steps(plan),
     )
@@ -53,9 +54,10 @@ def spread_slices(slices: Tensor, values: Tensor, plan: SlicePlan, weights: str)
         return
     volume, slow, fast, swapped = _by_memory(slices, plan)
     lines, distance_driven = ((slow.scale, slow.offset), (fast.scale, fast.offset)), weights == "distance"
+    span = plan.read_spans[1 if swapped else 0]
     given = (values.t() if swapped else values).contiguous().numpy()
     _share(
-        lambda low, high: numba_slices.spread_slices(volume, *lines, distance_driven, given, low, high),
+        lambda low, high: numba_slices.spread_slices(volume, *lines, distance_driven, span, given, low, high),
         slow.size,
         _steps(plan),
     )
@@ -67,10 +69,10 @@ def resample(virtual: Tensor, plan: SlicePlan, detector_shape: tuple[int, int]) 
     out = np.empty(detector_shape, source.dtype)
     metric, normal, homography, box = _pose(plan)
     if homography is None:
-        numba_slices.weigh(source, metric, normal, out, 0, len(out))
+        numba_virtual.weigh(source, metric, normal, out, 0, len(out))
     else:
         _share(
-            lambda low, high: numba_slices.resample(source, homography, metric, normal, box, out, low, high),
+            lambda low, high: numba_virtual.resample(source, homography, metric, normal, box, out, low, high),
             len(out),
             _CUBIC_STEPS * out.size,
         )
@@ -83,11 +85,11 @@ def resample_transpose(values: Tensor, plan: SlicePlan) -> Tensor:
     metric, normal, homography, box = _pose(plan)
     if homography is None:
         out = np.empty(given.shape, given.dtype)
-        numba_slices.weigh(given, metric, normal, out, 0, len(out))
+        numba_virtual.weigh(given, metric, normal, out, 0, len(out))
     else:
         out = np.zeros((plan.row.count, plan.col.count), given.dtype)
         _share(
-            lambda low, high: numba_slices.resample_transpose(given, homography, metric, normal, box, out, low, high),
+            lambda low, high: numba_virtual.resample_transpose(given, homography, metric, normal, box, out, low, high),
             len(out),
             _CUBIC_STEPS * given.size,
         )

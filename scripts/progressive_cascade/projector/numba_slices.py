@@ -18,6 +18,9 @@ from typing import Any
 import numba
 import numpy as np
 
+# Lines of voxels that share the places of their pixels: four of float32 are one vector of SSE and NEON.
+_LINES = 4
+
 
 def jit_kernel(function: Callable) -> Any:
     """Compile on first use, and keep the result on disk where that is allowed.
@@ -36,11 +39,11 @@ def jit_kernel(function: Callable) -> Any:
 
 
 @jit_kernel
-def sum_slices(volume, slow, fast, distance_driven, out, low, high):
+def sum_slices(volume, slow, fast, distance_driven, span, out, low, high):
     """Per slice: interpolate along the fast axis into lines of pixels, then along the slow axis into the image.
 
     ``slow`` and ``fast`` are scale and offset per slice, of the detector's axis that meets the volume's second axis and
-    of the one that meets its last.
+    of the one that meets its last. Of slow pixel i, nobody reads fast pixels outside ``span[i, 0]`` to ``span[i, 1]``.
     """
     slices, rows, size = volume.shape
     count = out.shape[1]
@@ -48,49 +51,48 @@ def sum_slices(volume, slow, fast, distance_driven, out, low, high):
     slow_fraction = np.zeros(high - low, volume.dtype)
     fast_index = np.zeros(count, np.uint32)
     fast_fraction = np.zeros(count, volume.dtype)
-    stretched = np.zeros((rows + 3, count), volume.dtype)
-    line = np.zeros(size + 3, volume.dtype)
-    pixels = np.zeros(count, volume.dtype)
+    needed = np.zeros(((rows + _LINES - 1) // _LINES, 2), np.int64)
+    stretched = np.zeros((rows + 2, count), volume.dtype)
+    line = np.zeros((size + 3, _LINES), volume.dtype)
+    pixels = np.zeros((count, _LINES), volume.dtype)
     for k in range(slices):
         _place(slow[0][k], slow[1][k], low, rows, distance_driven, slow_index, slow_fraction)
         _place(fast[0][k], fast[1][k], 0, size, distance_driven, fast_index, fast_fraction)
         left, right = _lit(fast_index, size)
-        index = fast_index[left:right]
-        fraction = fast_fraction[left:right]
-        first = rows + 1
-        last = 0
-        for i in range(high - low):
-            j = slow_index[i]
-            if j <= rows:
-                first = min(first, j)
-                last = max(last, j + 1)
-        for j in range(max(first, 1), min(last, rows) + 1):
-            voxels = volume[k, j - 1]
-            for z in range(size):
-                line[z + 1] = voxels[z]
-            for p in range(right - left):
-                at = index[p]
-                below = line[at]
-                pixels[p] = below + fraction[p] * (line[at + np.uint32(1)] - below)
-            row = stretched[j, left:right]
-            for p in range(right - left):
-                row[p] = pixels[p]
+        _need(slow_index, span[low:high], rows, needed)
+        for group in range(len(needed)):
+            first = max(left, needed[group, 0])
+            last = min(right, needed[group, 1])
+            if first >= last:
+                continue
+            j = _LINES * group
+            _weave(volume[k], j, line[1:], size)
+            _interpolate(line, fast_index[first:last], fast_fraction[first:last], pixels)
+            for q in range(min(_LINES, rows - j)):
+                row = stretched[1 + j + q, first:last]
+                for p in range(last - first):
+                    row[p] = pixels[p, q]
         for i in range(high - low):
             j = slow_index[i]
             if j > rows:
                 continue
+            first = max(left, span[low + i, 0])
+            last = min(right, span[low + i, 1])
             upper = slow_fraction[i]
             lower = volume.dtype.type(1) - upper
-            below = stretched[j, left:right]
-            above = stretched[j + 1, left:right]
-            row = out[low + i, left:right]
-            for p in range(right - left):
+            below = stretched[j, first:last]
+            above = stretched[j + 1, first:last]
+            row = out[low + i, first:last]
+            for p in range(last - first):
                 row[p] += lower * below[p] + upper * above[p]
 
 
 @jit_kernel
-def spread_slices(volume, slow, fast, distance_driven, values, low, high):
-    """The transpose of :func:`sum_slices`: smear the image over lines of pixels, then gather these into voxels."""
+def spread_slices(volume, slow, fast, distance_driven, span, values, low, high):
+    """The transpose of :func:`sum_slices`: smear the image over lines of pixels, then gather these into voxels.
+
+    What ``values`` holds outside of ``span`` is left out.
+    """
     slices, rows, size = volume.shape
     count = values.shape[1]
     # A voxel takes from the pixels less than a voxel away (Joseph's), or as far as footprint and voxel overlap.
@@ -102,43 +104,26 @@ def spread_slices(volume, slow, fast, distance_driven, values, low, high):
     smeared = np.zeros((high - low, count), volume.dtype)
     start = np.zeros(size, np.uint32)
     weight = np.zeros((most, size), volume.dtype)
-    padded = np.zeros(count + most, volume.dtype)
-    line = np.zeros(size, volume.dtype)
-    reading = np.zeros(size, volume.dtype)
+    pixels = np.zeros((count + most, _LINES), volume.dtype)
+    line = np.zeros((size, _LINES), volume.dtype)
     for k in range(slices):
         _place(slow[0][k], slow[1][k], 0, rows, distance_driven, slow_index, slow_fraction)
         _place(fast[0][k], fast[1][k], 0, size, distance_driven, fast_index, fast_fraction)
         left, right = _lit(fast_index, size)
         smeared[:] = 0
         for i in range(len(values)):
-            j = np.int64(slow_index[i]) - 1
-            upper = slow_fraction[i]
-            given = values[i, left:right]
-            if low <= j < high:
-                lower = volume.dtype.type(1) - upper
-                row = smeared[j - low, left:right]
-                for p in range(right - left):
-                    row[p] += lower * given[p]
-            if low <= j + 1 < high and j < rows:
-                row = smeared[j + 1 - low, left:right]
-                for p in range(right - left):
-                    row[p] += upper * given[p]
+            first = max(left, span[i, 0])
+            last = min(right, span[i, 1])
+            if first < last:
+                _smear(values[i, first:last], slow_index[i], slow_fraction[i], rows, low, smeared[:, first:last])
         taps = _fill_taps(fast_index, fast_fraction, start, weight)
-        for j in range(low, high):
-            row = smeared[j - low]
-            for p in range(count):
-                padded[p] = row[p]
-            for z in range(size):
-                line[z] = 0
-            for t in range(taps):
+        for j in range(low, high, _LINES):
+            _weave(smeared, j - low, pixels, count)
+            _gather(pixels, start, weight, taps, line)
+            for q in range(min(_LINES, high - j)):
+                voxels = volume[k, j + q]
                 for z in range(size):
-                    reading[z] = padded[start[z] + np.uint32(t)]
-                share = weight[t]
-                for z in range(size):
-                    line[z] += share[z] * reading[z]
-            voxels = volume[k, j]
-            for z in range(size):
-                voxels[z] += line[z]
+                    voxels[z] += line[z, q]
 
 
 @jit_kernel
@@ -176,6 +161,19 @@ def _lit(index, size):
 
 
 @jit_kernel
+def _need(index, span, rows, needed):
+    """Of every group of lines of voxels, the pixels that some slow pixel takes from it: a hull of spans."""
+    needed[:, 0] = np.iinfo(np.int64).max
+    needed[:, 1] = 0
+    for i in range(len(index)):
+        at = np.int64(index[i])
+        for j in range(max(at - 1, 0), min(at + 1, rows)):
+            group = j // _LINES
+            needed[group, 0] = min(needed[group, 0], span[i, 0])
+            needed[group, 1] = max(needed[group, 1], span[i, 1])
+
+
+@jit_kernel
 def _fill_taps(index, fraction, start, weight):
     """For every voxel the first pixel that touches it, and the weights of this and the next ones; how many at most."""
     size = len(start)
@@ -195,105 +193,56 @@ def _fill_taps(index, fraction, start, weight):
 
 
 @jit_kernel
-def _meets(inverse, source, shape, row, col):
-    """Whether a ray comes within a voxel of the volume: interpolation alone would blur the edge of its shadow."""
-    near = 0.0
-    far = np.inf
-    for axis in range(3):
-        along = inverse[axis, 0] * col + inverse[axis, 1] * row + inverse[axis, 2]
-        low = -1.0 - source[axis]
-        high = shape[axis] - source[axis]
-        if along == 0.0:
-            if low >= 0.0 or high <= 0.0:
-                return False
-        else:
-            near = max(near, min(low / along, high / along))
-            far = min(far, max(low / along, high / along))
-    return near < far
+def _weave(rows, first, line, size):
+    """Four rows, the last one repeated where they end, side by side."""
+    last = len(rows) - 1
+    one, two = rows[min(first, last)], rows[min(first + 1, last)]
+    three, four = rows[min(first + 2, last)], rows[min(first + 3, last)]
+    for z in range(size):
+        line[z, 0] = one[z]
+        line[z, 1] = two[z]
+        line[z, 2] = three[z]
+        line[z, 3] = four[z]
 
 
 @jit_kernel
-def _length(metric, normal, row, col):
-    square = (
-        metric[0, 0] * col * col
-        + metric[1, 1] * row * row
-        + metric[2, 2]
-        + 2 * (metric[0, 1] * col * row + metric[0, 2] * col + metric[1, 2] * row)
-    )
-    return np.sqrt(square) / abs(normal[0] * col + normal[1] * row + normal[2])
+def _interpolate(line, index, fraction, pixels):
+    """Pixels from the voxels of a group of lines."""
+    for p in range(len(index)):
+        below = line[index[p]]
+        above = line[index[p] + np.uint32(1)]
+        part = fraction[p]
+        pixels[p, 0] = below[0] + part * (above[0] - below[0])
+        pixels[p, 1] = below[1] + part * (above[1] - below[1])
+        pixels[p, 2] = below[2] + part * (above[2] - below[2])
+        pixels[p, 3] = below[3] + part * (above[3] - below[3])
 
 
 @jit_kernel
-def weigh(source, metric, normal, out, low, high):
-    """An image times the length of a ray per slice."""
-    for row in range(low, high):
-        for col in range(out.shape[1]):
-            out[row, col] = source[row, col] * _length(metric, normal, row, col)
+def _smear(given, index, upper, rows, low, smeared):
+    """Add a row of the image to the two lines of voxels, ``low`` and further ones, that it lies between."""
+    lower = smeared.dtype.type(1) - upper
+    below = np.int64(index) - 1
+    for line in range(max(below, low, 0), min(below + 2, low + len(smeared), rows)):
+        row = smeared[line - low]
+        weight = lower if line == below else upper
+        for p in range(len(given)):
+            row[p] += weight * given[p]
 
 
 @jit_kernel
-def _cubic(at):
-    """Keys' interpolation weights (a = -1/2) of the four pixels around ``floor(at)``."""
-    a = at * at
-    b = a * at
-    return (
-        -0.5 * b + a - 0.5 * at,
-        1.5 * b - 2.5 * a + 1.0,
-        -1.5 * b + 2.0 * a + 0.5 * at,
-        0.5 * b - 0.5 * a,
-    )
-
-
-@jit_kernel
-def resample(source, homography, metric, normal, box, out, low, high):
-    """Bicubic interpolation of a virtual detector, times the length of a ray per slice."""
-    rows, cols = source.shape
-    inverse, start, shape = box
-    for row in range(low, high):
-        for col in range(out.shape[1]):
-            if not _meets(inverse, start, shape, row, col):
-                out[row, col] = 0.0
-                continue
-            w = homography[2, 0] * col + homography[2, 1] * row + homography[2, 2]
-            at_col = (homography[0, 0] * col + homography[0, 1] * row + homography[0, 2]) / w
-            at_row = (homography[1, 0] * col + homography[1, 1] * row + homography[1, 2]) / w
-            first_row = int(np.floor(at_row)) - 1
-            first_col = int(np.floor(at_col)) - 1
-            total = 0.0
-            if first_row > -4 and first_col > -4 and first_row < rows and first_col < cols:
-                row_weights = _cubic(at_row - first_row - 1)
-                col_weights = _cubic(at_col - first_col - 1)
-                for i in range(4):
-                    if 0 <= first_row + i < rows:
-                        part = 0.0
-                        for j in range(4):
-                            if 0 <= first_col + j < cols:
-                                part += col_weights[j] * source[first_row + i, first_col + j]
-                        total += row_weights[i] * part
-            out[row, col] = total * _length(metric, normal, row, col)
-
-
-@jit_kernel
-def resample_transpose(values, homography, metric, normal, box, out, low, high):
-    """The transpose of :func:`resample`, for the virtual rows from low to high."""
-    cols = out.shape[1]
-    inverse, start, shape = box
-    for row in range(values.shape[0]):
-        for col in range(values.shape[1]):
-            w = homography[2, 0] * col + homography[2, 1] * row + homography[2, 2]
-            at_row = (homography[1, 0] * col + homography[1, 1] * row + homography[1, 2]) / w
-            first_row = int(np.floor(at_row)) - 1
-            if first_row + 3 < low or first_row >= high:
-                continue
-            at_col = (homography[0, 0] * col + homography[0, 1] * row + homography[0, 2]) / w
-            first_col = int(np.floor(at_col)) - 1
-            if first_col < -3 or first_col >= cols or not _meets(inverse, start, shape, row, col):
-                continue
-            row_weights = _cubic(at_row - first_row - 1)
-            col_weights = _cubic(at_col - first_col - 1)
-            value = values[row, col] * _length(metric, normal, row, col)
-            for i in range(4):
-                if low <= first_row + i < high:
-                    for j in range(4):
-                        if 0 <= first_col + j < cols:
-                            out[first_row + i, first_col + j] += row_weights[i] * col_weights[j] * value
+def _gather(pixels, start, weight, taps, line):
+    """Every voxel's weighted sum of its pixels."""
+    for z in range(len(line)):
+        one = two = three = four = line.dtype.type(0)
+        for t in range(taps):
+            share = weight[t, z]
+            read = pixels[np.int64(start[z]) + t]
+            one += share * read[0]
+            two += share * read[1]
+            three += share * read[2]
+            four += share * read[3]
+        line[z, 0] = one
+        line[z, 1] = two
+        line[z, 2] = three
+        line[z, 3] = four

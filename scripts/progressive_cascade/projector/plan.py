@@ -22,8 +22,9 @@ import numpy as np
 
 # A detector whose separable positions err by less than this counts as parallel to the slices [voxel].
 _ALIGNED_VOXELS = 1e-3
-# A virtual detector samples this much finer than the real one: with bicubic interpolation it errs less than voxels do.
-_OVERSAMPLING = 1.5
+# A virtual detector samples this much finer than the real one: bicubic interpolation then errs by 1e-3 of the image,
+# a tenth of what voxels cost; a better kernel or 1.5 samples gain a fifth of that.
+_OVERSAMPLING = 1.3
 # Beyond this slope of a corner ray against the slices' normal, or this many virtual pixels per pixel, rays are cheaper.
 _STEEPEST = 2.5
 _MOST_VIRTUAL_PIXELS = 8.0
@@ -61,6 +62,8 @@ class SlicePlan:
         inverse: (3, 3), d(p) = inverse · p.
         source: (3,), voxel index.
         shape: voxels (x, y, z).
+        read_spans: (row count, 2) and (col count, 2) int64; of every row the columns from the first to before the
+            last that H reads, and of every column the rows.
     """
 
     axes: tuple[int, int, int]
@@ -71,6 +74,7 @@ class SlicePlan:
     inverse: np.ndarray
     source: np.ndarray
     shape: np.ndarray
+    read_spans: tuple[np.ndarray, np.ndarray]
 
 
 def plan_view(
@@ -224,7 +228,8 @@ def _plan_slices(
             PixelLine(ratio * inverse[axis, at], source[axis] + ratio * inverse[axis, 2], count, shape[axis])
             for axis, at, count in ((row, 1, rows), (col, 0, cols))
         ]
-        return SlicePlan(row=lines[0], col=lines[1], homography=None, **common)
+        everything = np.tile([0, cols], (rows, 1)), np.tile([0, rows], (cols, 1))
+        return SlicePlan(row=lines[0], col=lines[1], homography=None, read_spans=everything, **common)
     return _plan_virtual(inverse, source, shape, detector_shape, common)
 
 
@@ -279,4 +284,32 @@ def _plan_virtual(
         pixels *= count
     if pixels > _MOST_VIRTUAL_PIXELS * rows * cols:
         return None
-    return SlicePlan(row=lines[1], col=lines[0], homography=placement @ plane, **common)
+    homography = placement @ plane
+    spans = _read_spans(homography, detector_shape, (lines[1].count, lines[0].count))
+    return SlicePlan(row=lines[1], col=lines[0], homography=homography, read_spans=spans, **common)
+
+
+def _read_spans(
+    homography: np.ndarray, detector_shape: tuple[int, int], virtual_shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What bicubic interpolation reads of every row and column of a virtual detector.
+
+    The real detector is a quadrilateral on it. A pixel at y reads the rows floor(y) - 1 to floor(y) + 2: row r is read
+    from pixels between r - 2 and r + 2, and where the quadrilateral is widest in this strip an edge enters or ends.
+    """
+    rows, cols = detector_shape
+    corners = np.array([(0, 0, 1), (cols - 1, 0, 1), (cols - 1, rows - 1, 1), (0, rows - 1, 1)]) @ homography.T
+    corners = corners[:, :2] / corners[:, 2:]
+    spans = []
+    for across in (1, 0):  # of every row the columns, of every column the rows
+        along = 1 - across
+        lines, size = np.arange(virtual_shape[along]), virtual_shape[across]
+        first, last = np.full(len(lines), float(size)), np.full(len(lines), -3.0)
+        for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            (low, at_low), (high, at_high) = sorted([(start[across], start[along]), (end[across], end[along])])
+            at = np.interp(np.clip([lines - 2.0, lines + 2.0], low, high), [low, high], [at_low, at_high])
+            meets = (lines - 2.0 <= high) & (lines + 2.0 >= low)
+            first = np.where(meets, np.minimum(first, at.min(axis=0)), first)
+            last = np.where(meets, np.maximum(last, at.max(axis=0)), last)
+        spans.append(np.clip(np.floor([first - 1, last + 3]), 0, size).astype(np.int64).T.copy())
+    return spans[0], spans[1]
