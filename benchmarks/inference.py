@@ -48,7 +48,7 @@ def measure(window: int, device: str) -> dict[str, float]:
 
 def main() -> None:
     """Measure every row in its own process, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "inference.json")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
