@@ -16,6 +16,7 @@ import pytest
 from progressive_cascade.errors import UserError
 from progressive_cascade.export.dicom import write_dicom_series
 from progressive_cascade.export.dicom_objects import write_dicom_multiframe, write_dicom_sigma
+from progressive_cascade.io import save_nifti
 from tests.export.test_dicom import AFFINE, _hu, _radiograph, _to_ras
 
 pydicom = pytest.importorskip("pydicom")
@@ -101,6 +102,23 @@ def test_itks_readers_give_the_volume_back(
     array, affine = _to_ras(*read(tmp_path / "one.dcm"))
     np.testing.assert_array_equal(array, _hu())
     np.testing.assert_allclose(affine, AFFINE, atol=1e-3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("read", [_simpleitk, _itk])
+def test_itks_readers_see_a_nifti_where_it_is(
+    read: Callable[[Path], tuple[np.ndarray, np.ndarray]], turned: bool, tmp_path: Path
+) -> None:
+    """Every voxel of a volume as it is written, RAS or stored the other way round, in the patient's world."""
+    hu, affine = _hu(), AFFINE
+    if turned:
+        last = np.diag([-1.0, -1.0, 1.0, 1.0])
+        last[:2, 3] = np.array(hu.shape[:2]) - 1
+        hu, affine = np.ascontiguousarray(hu[::-1, ::-1]), affine @ last
+    save_nifti(hu, affine, tmp_path / "ct.nii.gz")
+    array, place = read(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(array, hu)
+    np.testing.assert_allclose(place, affine, atol=1e-3)
 
 
 def test_dcmtk_and_pydicom_read_what_they_are(tmp_path: Path) -> None:

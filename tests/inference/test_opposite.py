@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ def _beam(*views: str) -> ConeBeam:
     return ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36), views=views)
 
 
+@cache
 def _patient(marked: bool) -> torch.Tensor:
     hu = generate_phantom(4, shape=SHAPE, spacing=SPACING).hu.astype(np.float32)
     if marked:
@@ -33,6 +36,7 @@ def _patient(marked: bool) -> torch.Tensor:
     return torch.from_numpy(hu)[None, None]
 
 
+@cache
 def _take(beam: ConeBeam, marked: bool) -> np.ndarray:
     return line_integrals(hu_to_mu(_patient(marked)), beam, affine=volume_affine(SHAPE, SPACING))[0].numpy()
 

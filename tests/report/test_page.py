@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -110,17 +108,27 @@ def test_page_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def _report_on_little_disk(page: str) -> None:
+    """Runs `report` where no file may become larger than 1 MB."""
+    import resource
+
+    from tests.support.processes import command
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+    command(["report", page])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a limit on the size of files")
-def test_a_page_on_a_full_disk_is_one_line_and_no_file(finished: Path) -> None:
+def test_a_page_on_a_full_disk_is_one_line_and_no_file(
+    finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Where no more than 1 MB can be written: exit code 2, and what was there before."""
     before = sorted(path.name for path in finished.iterdir())
-    code = (
-        "import resource, sys\nfrom progressive_cascade.cli import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\nsys.exit(main(['report', sys.argv[1]]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
+    from tests.support.processes import Child  # its processes are forked, which not every system can
+
+    child = Child(tmp_path_factory.mktemp("log") / "log", _report_on_little_disk, str(finished))
+    assert child.wait() == 2
+    (line,) = child.text().strip().splitlines()
     assert "ct.html must be writable, got: File too large" in line
     assert sorted(path.name for path in finished.iterdir()) == before
 
