@@ -34,7 +34,7 @@ from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import ConeBeam, volume_affine
-from progressive_cascade.inference.first_look import first_agreement
+from progressive_cascade.inference.first_look import examine
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.reconstruct import focal_length, load_cascade
 from progressive_cascade.inference.transforms import to_line_integrals
@@ -43,10 +43,10 @@ from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.projector import line_integrals
-from progressive_cascade.radiograph.orientation import copies, default_weights, load_orientation_net
-from progressive_cascade.radiograph.pair import assemble_pair
+from progressive_cascade.radiograph.lengths import Choices
+from progressive_cascade.radiograph.orientation import NUM_COPIES, copies, default_weights, load_orientation_net
+from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
-from progressive_cascade.radiograph.warn import slice_difference
 from progressive_cascade.training.cases import load_case
 from progressive_cascade.training.orientation import simulate_pictures, vary
 
@@ -114,10 +114,11 @@ def measure_orientation(dataset: Path, num: int = 6) -> dict[str, Any]:
     for item in load_datalist(dataset, "validation"):
         images, kinds = simulate_pictures(load_case(item).at_grid(_GRID).hu, num, random)
         for curve in range(3):
-            every = copies(vary(images, torch.Generator().manual_seed(curve)))
-            for copy in range(every.shape[1]):
+            for copy in range(NUM_COPIES):
+                # Each copy is another picture: its own crop, curve and noise.
+                varied = vary(images, torch.Generator().manual_seed(NUM_COPIES * curve + copy))
                 with torch.inference_mode():
-                    seen = network(every[:, copy]).argmax(dim=1)
+                    seen = network(copies(varied)[:, copy]).argmax(dim=1)
                 # What brings copy c back: of turned and mirrored ones the same turn, of turned ones the opposite.
                 turn, mirrored, inverted = copy % 4, copy % 8 >= 4, copy // 8
                 back = turn if mirrored else -turn % 4
@@ -130,11 +131,11 @@ def measure_orientation(dataset: Path, num: int = 6) -> dict[str, Any]:
 def measure_pairs(
     network: ProgressiveCascade, dataset: Path, rows: list[dict[str, Any]], num: int, keep: Callable[[], None]
 ) -> None:
-    """Adds rows until there are `num` right and `num` wrong pairs in each half."""
-    for half, section in enumerate(("training", "validation")):
-        pool = patients(dataset, section)
-        have = {(row["half"], row["kind"], row["index"]) for row in rows}
-        for index in range(num):
+    """Adds rows until there are `num` right and `num` wrong pairs in each half; both halves grow together."""
+    pools = [patients(dataset, section) for section in ("training", "validation")]
+    have = {(row["half"], row["kind"], row["index"]) for row in rows}
+    for index in range(num):
+        for half, pool in enumerate(pools):
             for kind in ("right", KINDS[index % len(KINDS)]):
                 if (half, kind, index) not in have:
                     rows.append({"half": half, "kind": kind, "index": index, **_judge(network, pool, kind, index)})
@@ -145,20 +146,26 @@ def measure_pairs(
 def _judge(network: ProgressiveCascade, pool: Sequence[np.ndarray], kind: str, index: int) -> dict[str, Any]:
     """What the program says of a pair."""
     given = make_pair(pool, kind, index)
+
+    def assemble(mirror_frontal: bool) -> Pair:
+        choices = Choices(mirror_frontal=mirror_frontal)
+        lengths = {"size": network.image_size, "focal_length": focal_length(network)}
+        return assemble_pair(*given.radiographs, **lengths, choices=choices)
+
     try:
-        pair = assemble_pair(*given.radiographs, size=network.image_size, focal_length=focal_length(network))
+        pair = examine(assemble, network)
     except UserError as error:
         return {"calibrated": given.calibrated, "refused": str(error)}
-    scores = first_agreement(network, pair.image, pair.beam, calibrated=pair.calibrated, weights=pair.weights)
-    seen = np.ones_like(pair.image) if pair.weights is None else pair.weights
     return {
         "calibrated": pair.calibrated,
         "refused": "",
         "upright": bool(given.is_upright(pair)),
         "notes": pair.notes,
         "warnings": pair.warnings,
-        "agreement_db": list(scores.values()),
-        "slice_difference": slice_difference(pair.image, seen, calibrated=pair.calibrated),
+        "mirror": pair.mirror,
+        "agreement_db": list(pair.first_agreement.values()),
+        "mirrored_db": pair.first_mirrored,
+        "slice_difference": pair.slice_difference,
     }
 
 

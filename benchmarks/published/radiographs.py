@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
-from progressive_cascade.inference.first_look import LEAST_AGREEMENT
-from progressive_cascade.radiograph.warn import SLICE_LIMIT
+from progressive_cascade.inference.first_look import FirstLook
 
-HALVES = ("training CTs and phantoms, which chose the thresholds", "validation CTs and other phantoms")
+HALVES = ("training CTs and phantoms, which chose the thresholds", "other CTs and phantoms")
 
 
 def forms_table(report: Mapping[str, Any]) -> list[str]:
@@ -66,34 +66,48 @@ def _mistake(answer: int, found: int) -> str:
 
 
 def pairs_table(report: Mapping[str, Any]) -> list[str]:
-    """How many pairs were put right, warned of or refused, by what was wrong with them."""
+    """How many pairs were put right, warned of or refused, by what was wrong with them, and all together."""
+    rows = report["pairs"]
+    right, wrong = ([row for row in rows if (row["kind"] == "right") is wanted] for wanted in (True, False))
     lines = [
-        "Simulated, at 64³, of which no tag says how they lie; half of them line integrals, half grey levels. A body",
-        "that leaves the field is a warning, too, and not counted: it is true of CTs that were cut off. The network",
-        "that sees how a picture lies learnt from the training CTs, too.",
+        f"{len(right)} right and {len(wrong)} wrong pairs, simulated at 64³, of which no tag says how they lie; half",
+        "of them line integrals, half grey levels. Noticed is what was put right, warned of or refused; of right pairs",
+        "it should be none. A body that leaves the field is a warning, too, and not counted: it is true of CTs that",
+        "were cut off. In brackets the 95 % interval (Wilson).",
         "",
-        "| pairs | patients | line integrals: put right, warned of, refused | grey levels: likewise |",
-        "|---|---|---|---|",
+        f"| pairs | noticed: {HALVES[0]} | {HALVES[1]} | all, line integrals | all, grey levels | all |",
+        "|---|---|---|---|---|---|",
     ]
-    for kind in dict.fromkeys(row["kind"] for row in report["pairs"]):
-        for half, patients in enumerate(HALVES):
-            rows = [row for row in report["pairs"] if (row["kind"], row["half"]) == (kind, half)]
-            cells = [_share([row for row in rows if row["calibrated"] is known]) for known in (True, False)]
-            lines.append(f"| {kind.replace('_', ' ')} | {patients} | {' | '.join(cells)} |")
+    kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "right"]
+    groups = [("right", right), *((kind, [row for row in wrong if row["kind"] == kind]) for kind in kinds)]
+    for kind, some in [*groups, ("all that are wrong", wrong)]:
+        cells = [_share([row for row in some if row["half"] == half]) for half in range(len(HALVES))]
+        cells += [_share([row for row in some if row["calibrated"] is known]) for known in (True, False)]
+        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} | {_share(some, interval=True)} |")
     return lines
 
 
-def _share(rows: list[Mapping[str, Any]]) -> str:
-    return f"{sum(map(is_noticed, rows))} of {len(rows)}" if rows else "–"
+def _share(rows: list[Mapping[str, Any]], *, interval: bool = False) -> str:
+    if not rows:
+        return "–"
+    noticed = sum(map(is_noticed, rows))
+    if not interval:
+        return f"{noticed} of {len(rows)}"
+    found = binomtest(noticed, len(rows)).proportion_ci(method="wilson")
+    return f"{100 * noticed / len(rows):.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def is_noticed(row: Mapping[str, Any]) -> bool:
-    """Whether the program did or said anything about a pair, by its thresholds of today."""
+    """Whether the program put a pair right, warned of it or refused it, by its thresholds of today.
+
+    A picture that was turned and is still not as it is read, of which nothing is said, is not noticed.
+    """
     if row["refused"]:
         return True
-    doubted = any("looks" in line for line in row["warnings"])
-    low = min(row["agreement_db"]) < LEAST_AGREEMENT[row["calibrated"]]
-    return bool(row["notes"]) or doubted or low or row["slice_difference"] > SLICE_LIMIT[row["calibrated"]]
+    views, calibrated, difference = ("frontal", "lateral"), row["calibrated"], row["slice_difference"]
+    look = FirstLook(dict(zip(views, row["agreement_db"], strict=True)), row["mirrored_db"], difference)
+    doubted = look.looks_mirrored(row["mirror"]) or bool(look.doubts(calibrated=calibrated))
+    return doubted or (bool(row["notes"]) and (row["upright"] or row["kind"] == "right"))
 
 
 RADIOGRAPH_TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {

@@ -16,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from conditions.wrong_pairs import KINDS, make_pair
 from published.radiographs import RADIOGRAPH_TABLES, is_noticed
 
-QUIET = {"refused": "", "notes": [], "warnings": [], "agreement_db": [40.0, 41.0], "slice_difference": 0.01}
+QUIET = {
+    **{"refused": "", "notes": [], "warnings": [], "agreement_db": [40.0, 41.0], "slice_difference": 0.01},
+    **{"kind": "right", "upright": True, "mirror": 1e-6, "mirrored_db": None},
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +53,9 @@ def test_wrong_pair_differs_from_the_right_one(pool: list[np.ndarray], kind: str
         ({}, False),
         ({"refused": "two laterals"}, True),
         ({"notes": ["pa.png looks inverted and was put right"]}, True),
-        ({"warnings": ["pa.png looks mirrored"]}, True),
+        ({"notes": ["turned, and left mirrored"], "upright": False, "kind": "transposed"}, False),
+        ({"mirror": 0.9999, "mirrored_db": 41.0}, True),
+        ({"mirror": 0.9999, "mirrored_db": 37.0}, False),
         ({"warnings": ["the body leaves the frontal"]}, False),
         ({"agreement_db": [40.0, 20.0]}, True),
         ({"slice_difference": 0.3}, True),
@@ -76,3 +81,4 @@ def test_tables_show_every_row() -> None:
     assert "| CR | display | 0.50 | -0.10 | 0.2 |" in texts["radiographs forms"]
     assert "| frontal | 245 | 98.0 % | 2.0 % |" in texts["radiographs orientation"]
     assert "| turned |" in texts["radiographs pairs"] and "1 of 1" in texts["radiographs pairs"]
+    assert "| all that are wrong | 1 of 1 | – | 1 of 1 | – | 100.0 % (20.7 to 100.0) |" in texts["radiographs pairs"]

@@ -12,6 +12,7 @@ import torch
 
 from progressive_cascade import ConeBeam, volume_affine
 from progressive_cascade.cli import main
+from progressive_cascade.inference.first_look import FirstLook
 from progressive_cascade.inference.reconstruct import Reconstruction
 from progressive_cascade.io import save_nifti
 
@@ -53,8 +54,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     network = SimpleNamespace(image_size=512, projection_matrices=matrices)
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.load_cascade", lambda *_, **__: network)
     monkeypatch.setattr(
-        "progressive_cascade.inference.first_look.first_agreement",
-        lambda _, image, beam, **__: dict.fromkeys(beam.views, 50.0),
+        "progressive_cascade.inference.first_look.first_look",
+        lambda _, image, beam, **__: FirstLook(dict.fromkeys(beam.views, 50.0)),
     )
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: None)
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)

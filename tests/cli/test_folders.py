@@ -17,18 +17,22 @@ from tests.support.radiographs import grey, phantom_pair
 NUM_PAIRS, BROKEN = 20, ("case03", "case11")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_pairs(folder: Path) -> None:
     """Twenty pairs of PNG, of which one has no lateral and one is text."""
     views = [grey(view, 255).astype(np.uint8) for view in phantom_pair()]
-    source = tmp_path / "in"
-    source.mkdir()
+    folder.mkdir()
     for index in range(NUM_PAIRS):
         for name, view in zip(("pa", "lat"), views, strict=True):
-            Image.fromarray(view).save(source / f"case{index:02d}_{name}.png")
-    (source / "case03_lat.png").unlink()
-    (source / "case11_pa.png").write_text("no picture")
-    return source
+            Image.fromarray(view).save(folder / f"case{index:02d}_{name}.png")
+    (folder / "case03_lat.png").unlink()
+    (folder / "case11_pa.png").write_text("no picture")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The twenty pairs."""
+    write_pairs(tmp_path / "in")
+    return tmp_path / "in"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from progressive_cascade.cli import main
+from progressive_cascade.inference.first_look import FirstLook
 from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
 
 LINEAR = {
@@ -72,8 +73,8 @@ def test_strict_stops_at_a_warning(
 ) -> None:
     """Badly explained radiographs: a warning, a CT and exit code 0; with --strict exit code 3 and no CT."""
     monkeypatch.setattr(
-        "progressive_cascade.inference.first_look.first_agreement",
-        lambda _, image, beam, **__: dict.fromkeys(beam.views, 12.0),
+        "progressive_cascade.inference.first_look.first_look",
+        lambda _, image, beam, **__: FirstLook(dict.fromkeys(beam.views, 12.0)),
     )
     assert _run(dicoms, tmp_path / "strict.nii.gz", "--strict") == 3
     assert "--strict: before data consistency" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from progressive_cascade.attenuation import hu_to_mu
 from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.inference import reconstruct as module
-from progressive_cascade.inference.first_look import first_agreement
+from progressive_cascade.inference.first_look import first_look
 from progressive_cascade.inference.opposite import mirror_matrices, mirror_pictures, usual_beam
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
@@ -79,8 +79,8 @@ def test_mirrored_pictures_have_mirrored_matrices():
     np.testing.assert_array_equal(mirror_pictures(mirror_pictures(image, beam), beam), image)
 
 
-def test_first_agreement_names_the_views_it_was_given(small_cascade):
+def test_first_look_names_the_views_it_was_given(small_cascade):
     """An AP and a right lateral are judged as the usual pair, under their own names."""
     beam = _beam("ap", "right_lateral")
-    scores = first_agreement(small_cascade().eval(), _take(beam, False), beam)
+    scores = first_look(small_cascade().eval(), _take(beam, False), beam).agreement_db
     assert list(scores) == ["ap", "right_lateral"] and all(np.isfinite(value) for value in scores.values())

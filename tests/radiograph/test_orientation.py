@@ -43,21 +43,23 @@ def test_network_is_the_same_for_every_copy():
 def test_picture_is_put_right(monkeypatch: pytest.MonkeyPatch, way: int, inverted: bool, view: int):
     """Whichever way an untagged picture lies, it ends up as it is read; a note says what was done.
 
-    A frontal's mirror image is not proved by its picture: it is warned of, and mirrored where the picture is trusted.
+    A frontal's mirror image is not proved by its picture: how probable it is is told, and it is flipped when asked to.
     """
     monkeypatch.setattr(orientation, "load_orientation_net", _Template)
     truth = grey(phantom_pair()[view]).astype(np.float32)
     stored = np.rot90(truth[:, ::-1] if way & 4 else truth, way % 4)
     stored = np.ascontiguousarray(-stored if inverted else stored)
     one = Radiograph("a", stored, np.ones(stored.shape, dtype=bool), "display")
-    upright = make_upright(one, ("frontal", "lateral")[view], "picture")
-    np.testing.assert_array_equal(upright.radiograph.pixels, truth)
-    assert bool(upright.notes) == (way != 0 or inverted)
+    kind, is_mirrored = ("frontal", "lateral")[view], view == 0 and way >= 4
+    upright = make_upright(one, kind)
+    assert np.array_equal(upright.radiograph.pixels, truth[:, ::-1] if is_mirrored else truth)
+    assert bool(upright.notes) == (way % 4 != 0 or (way != 0 and view == 1) or inverted)
     assert not upright.assumptions and not upright.warnings
-    asked = make_upright(one, ("frontal", "lateral")[view])
-    is_mirrored = view == 0 and way >= 4
-    assert np.array_equal(asked.radiograph.pixels, truth[:, ::-1] if is_mirrored else truth)
-    assert [("mirrored" in line) for line in asked.warnings] == [True] * is_mirrored
+    assert upright.mirror == pytest.approx(float(is_mirrored), abs=1e-3) if view == 0 else upright.mirror is None
+    if is_mirrored:
+        flipped = make_upright(one, kind, mirror=True)
+        np.testing.assert_array_equal(flipped.radiograph.pixels, truth)
+        assert flipped.mirror == pytest.approx(0.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +68,14 @@ def test_picture_is_put_right(monkeypatch: pytest.MonkeyPatch, way: int, inverte
 def test_contradiction_is_decided_by_trust(
     monkeypatch: pytest.MonkeyPatch, trust: str, is_turned: bool, is_warned: bool
 ):
-    """Tags that say upright of a mirrored picture: warned of, unless the user says whom to trust."""
+    """Tags that say upright of a turned picture: warned of, unless the user says whom to trust."""
     monkeypatch.setattr(orientation, "load_orientation_net", _Template)
     truth = grey(phantom_pair()[0]).astype(np.float32)
-    one = Radiograph("a", truth[:, ::-1], np.ones(truth.shape, dtype=bool), "display", directions=("L", "F"))
+    one = Radiograph("a", np.rot90(truth, 2), np.ones(truth.shape, dtype=bool), "display", directions=("L", "F"))
     upright = make_upright(one, "frontal", trust)
     assert np.array_equal(upright.radiograph.pixels, truth) == is_turned
     assert bool(upright.warnings) == is_warned
-    right = make_upright(replace(one, directions=("R", "F")), "frontal")
+    right = make_upright(replace(one, directions=("R", "H")), "frontal")
     assert not right.warnings and np.array_equal(right.radiograph.pixels, truth)
 
 

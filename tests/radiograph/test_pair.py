@@ -140,9 +140,9 @@ def test_bedside_is_assumed_of_an_ap_alone():
 def test_views_of_two_scales_do_not_fit():
     """A lateral scaled by 20 % holds other slices than the PA; the right one holds the same."""
     image, seen = phantom_pair(), np.ones((2, SIZE, SIZE))
-    right = slice_difference(image, seen, calibrated=True)
+    right = slice_difference(image, seen)
     scaled = _assemble(_plain(0), _plain(1, spacing=(3.36 * 1.2, 3.36 * 1.2))).image
-    assert slice_difference(scaled, seen, calibrated=True) > 3 * right
+    assert slice_difference(scaled, seen) > 3 * right
 
 
 @pytest.mark.parametrize("name", ["source_to_detector", "source_to_isocenter"])

@@ -77,16 +77,16 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
         UserError: for what is wrong with a file or an option.
         Warned: with `--strict`, where there is a warning.
     """
-    from progressive_cascade.inference.first_look import agreement_warnings, first_agreement
+    from progressive_cascade.inference.first_look import examine
 
-    pair = _assemble(options, network)
-    if pair.calibrated:
-        pair = replace(pair, image=at_one_energy(pair.image, choose_exposure(options)))
-    scores = first_agreement(network, pair.image, pair.beam, calibrated=pair.calibrated, weights=pair.weights)
-    shown = ", ".join(f"{view} {score:.1f} dB" for view, score in scores.items())
+    def assemble(mirror_frontal: bool) -> Pair:
+        pair = _assemble(options, network, mirror_frontal=mirror_frontal)
+        return replace(pair, image=at_one_energy(pair.image, exposure)) if pair.calibrated else pair
+
+    exposure = choose_exposure(options)
+    pair = examine(assemble, network, options.trust)
+    shown = ", ".join(f"{view} {score:.1f} dB" for view, score in pair.first_agreement.items())
     print(f"agreement before data consistency: {shown}")
-    warnings = [*pair.warnings, *agreement_warnings(scores, calibrated=pair.calibrated)]
-    pair = replace(pair, warnings=warnings, first_agreement=scores)
     for kind, lines in (("note", pair.notes), ("assumed", pair.assumptions), ("warning", pair.warnings)):
         for line in lines:
             print(f"{kind}: {line}")
@@ -94,7 +94,7 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
     return pair
 
 
-def _assemble(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
+def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirror_frontal: bool) -> Pair:
     """The pair on the network's detector."""
     from progressive_cascade.inference.reconstruct import check_beam, focal_length
     from progressive_cascade.radiograph.lengths import Choices
@@ -106,6 +106,7 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
     pitch = options.pixel_spacing
     choices = Choices(
         pixel_spacing=None if pitch is None else (pitch, pitch),
+        mirror_frontal=mirror_frontal,
         **{name: getattr(options, name) for name in ("field_of_view", "source_to_detector", "source_to_isocenter")},
         **{name: getattr(options, name) for name in ("preset", "intensities", "trust")},
     )

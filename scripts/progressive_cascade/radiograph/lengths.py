@@ -31,6 +31,7 @@ class Choices:
         preset: a name of :data:`~progressive_cascade.geometry.PRESETS` whose distances and detector count.
         intensities: what pixel values are, one of :data:`INTENSITIES`; None: as the file says, or as they look.
         trust: "tags" or "picture", which decides where they contradict each other; None: the tags, with a warning.
+        mirror_frontal: whether the frontal is to be flipped left to right.
     """
 
     pixel_spacing: tuple[float, float] | None = None
@@ -40,6 +41,7 @@ class Choices:
     preset: str | None = None
     intensities: str | None = None
     trust: str | None = None
+    mirror_frontal: bool = False
 
 
 def target_geometry(

@@ -24,7 +24,7 @@ from progressive_cascade.radiograph.lengths import (
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
-from progressive_cascade.radiograph.warn import pair_warnings, view_warnings
+from progressive_cascade.radiograph.warn import field_warnings, slice_difference, slice_warnings, view_warnings
 
 # Percentiles of a display radiograph that are moved to these line integrals, typical of a thorax at 70 keV.
 _DISPLAY_PERCENTILES, _DISPLAY_INTEGRALS = (1, 99), (0.0, 6.0)
@@ -45,7 +45,11 @@ class Pair:
         warnings: what may be wrong.
         notes: what was done to the pictures.
         facts: of each radiograph, see :meth:`Radiograph.facts`.
+        mirror: probability that the frontal is mirrored, by its picture; None where it was not looked at.
+        slice_difference: see :func:`~progressive_cascade.radiograph.warn.slice_difference`; of grey levels None until
+            the first stage was asked.
         first_agreement: PSNR by view of what stage 1 explains of them [dB], where it was looked at.
+        first_mirrored: likewise of the frontal's mirror image.
     """
 
     image: np.ndarray
@@ -56,7 +60,10 @@ class Pair:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
+    mirror: float | None = None
+    slice_difference: float | None = None
     first_agreement: dict[str, float] = field(default_factory=dict)
+    first_mirrored: float | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -99,7 +106,10 @@ def assemble_pair(
     """
     choices = choices or Choices()
     given, notes = _in_order([_declared(one, choices.intensities) for one in (frontal, lateral)])
-    uprights = [make_upright(one, slot, choices.trust) for one, slot in zip(given, ("frontal", "lateral"), strict=True)]
+    uprights = [
+        make_upright(one, slot, choices.trust, mirror=slot == "frontal" and choices.mirror_frontal)
+        for one, slot in zip(given, ("frontal", "lateral"), strict=True)
+    ]
     target, assumptions = target_geometry(uprights, beam=beam, choices=choices, size=size, focal_length=focal_length)
     if check_beam is not None:
         check_beam(target)
@@ -111,7 +121,11 @@ def assemble_pair(
     if known != "calibrated":
         assumptions.append(f"the scale of the grey levels is unknown: {COST_OF_SCALE}")
     found = [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.warnings]
-    found += [*_contradicted(uprights, beam), *pair_warnings(image, seen, calibrated=known == "calibrated")]
+    found += [*_contradicted(uprights, beam), *field_warnings(image, seen)]
+    difference = None
+    if known == "calibrated":
+        difference = slice_difference(image, seen)
+        found += slice_warnings(difference, calibrated=True)
     notes += [line for upright in uprights for line in upright.notes]
     return Pair(
         image=image,
@@ -122,6 +136,8 @@ def assemble_pair(
         warnings=_without_paths(found, given),
         notes=_without_paths(notes, given),
         facts=[upright.facts for upright in uprights],
+        mirror=uprights[0].mirror,
+        slice_difference=difference,
     )
 
 

@@ -18,8 +18,8 @@ _AS_READ = {"pa": ("L", "F"), "ap": ("L", "F"), "left_lateral": ("P", "F"), "rig
 _FRONTAL_VIEWS, _LATERAL_VIEWS = ("pa", "ap"), ("left_lateral", "right_lateral")
 # Below the first a picture is not turned, below the second it contradicts no tag, below the third it decides no kind.
 _TURN, _CONTRADICT, _KIND = 0.8, 0.97, 0.97
-# From here on a frontal is called mirrored, which its picture alone cannot prove; up to there it is called neither.
-_MIRROR, _NOT_MIRROR = 0.995, 0.05
+# Between these it is open whether a frontal is mirrored.
+_NOT_MIRROR, _MIRROR = 0.05, 0.995
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Upright:
         notes: what was done.
         warnings: where tags and picture contradict each other.
         assumptions: where neither tells.
+        mirror: of a frontal, the probability that it is mirrored, by its picture; None where it was not looked at.
     """
 
     radiograph: Radiograph
@@ -43,6 +44,7 @@ class Upright:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
+    mirror: float | None = None
 
 
 def kind_of(radiograph: Radiograph) -> str | None:
@@ -55,46 +57,57 @@ def kind_of(radiograph: Radiograph) -> str | None:
     return seen.kind if seen is not None and seen.probability > _KIND else None
 
 
-def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None) -> Upright:
+def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None, *, mirror: bool = False) -> Upright:
     """Turns a radiograph to how its view is read.
+
+    A frontal and its mirror image are one answer here; see :func:`~progressive_cascade.inference.first_look.examine`.
 
     Args:
         radiograph: as it is stored.
         kind: what it is to be, frontal or lateral.
         trust: "tags" or "picture" decides where they contradict each other; None: the tags, with a warning.
+        mirror: flip it left to right at last.
 
     Raises:
         UserError: if its directions do not lie in the plane of its view.
     """
     usual = "pa" if kind == "frontal" else "left_lateral"
     view = radiograph.view if radiograph.view in _AS_READ else usual
-    facts = radiograph.facts()
-    if radiograph.directions is None:
-        return _by_picture(radiograph, view, kind, facts, trust)
-    if (view in _LATERAL_VIEWS) != bool(set(radiograph.directions) & set("AP")):
-        shown = "\\".join(radiograph.directions)
+    by = _by_picture if radiograph.directions is None else _by_tags
+    upright = by(radiograph, view, kind, trust)
+    if not mirror:
+        return upright
+    flipped, _ = _apply(upright.radiograph, Seen(kind, 0, True, False, 1.0))
+    return replace(upright, radiograph=flipped, mirror=None if upright.mirror is None else 1 - upright.mirror)
+
+
+def _by_tags(radiograph: Radiograph, view: str, kind: str, trust: str | None) -> Upright:
+    directions = radiograph.directions or _AS_READ[view]
+    if (view in _LATERAL_VIEWS) != bool(set(directions) & set("AP")):
+        shown = "\\".join(directions)
         raise UserError(f"{radiograph.path} must have an orientation that fits the view {view}, got {shown}")
     turned, transposed = _turned(radiograph, _AS_READ[view])
-    upright = Upright(turned, view, transposed, facts)
+    upright = Upright(turned, view, transposed, radiograph.facts())
     seen = _look(turned, mirrored=view == "right_lateral")
     if seen is None or seen.probability < _CONTRADICT or seen.kind != kind:
         return upright
-    source = radiograph.sources.get("directions", "tag")
-    said = f"{radiograph.path}: the {source} says {chr(92).join(radiograph.directions)}, the picture looks"
+    upright = replace(upright, mirror=_mirror_of(seen))
     if seen.as_read:
-        return _mirrored(upright, seen, trust, said)
-    contradiction = f"{said} {_describe(seen)}"
+        return upright
+    source = radiograph.sources.get("directions", "tag")
+    said = f"{radiograph.path}: the {source} says {chr(92).join(directions)}, the picture looks {_describe(seen)}"
     if trust != "picture":
-        warnings = [] if trust == "tags" else [f"{contradiction}; give --trust-picture or --trust-tags"]
+        warnings = [] if trust == "tags" else [f"{said}; give --trust-picture or --trust-tags"]
         return replace(upright, warnings=warnings)
     again, more = _apply(turned, seen)
-    right = replace(upright, radiograph=again, transposed=transposed != more)
-    return _mirrored(replace(right, notes=[f"{contradiction}; the picture was trusted"]), seen, trust, said)
+    notes = [f"{said}; the picture was trusted"]
+    return replace(upright, radiograph=again, transposed=transposed != more, notes=notes)
 
 
-def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, Any], trust: str | None) -> Upright:
+def _by_picture(radiograph: Radiograph, view: str, kind: str, trust: str | None) -> Upright:
+    del trust  # no tag contradicts
     seen = _look(radiograph, mirrored=view == "right_lateral")
-    upright = Upright(radiograph, view, False, facts)
+    upright = Upright(radiograph, view, False, radiograph.facts())
     if seen is None or seen.probability < _TURN or seen.kind != kind:
         assumption = f"{radiograph.path} lies as a {view.replace('_', ' ')} is read: else {COST_OF_ORIENTATION}"
         return replace(upright, assumptions=[assumption])
@@ -104,18 +117,11 @@ def _by_picture(radiograph: Radiograph, view: str, kind: str, facts: dict[str, A
         upright = replace(upright, radiograph=turned, transposed=transposed, notes=notes)
     if _NOT_MIRROR < seen.mirror < _MIRROR:
         upright = replace(upright, assumptions=[f"{radiograph.path} is no mirror image: else {COST_OF_ORIENTATION}"])
-    return _mirrored(upright, seen, trust, f"{radiograph.path} looks")
+    return replace(upright, mirror=_mirror_of(seen))
 
 
-def _mirrored(upright: Upright, seen: Seen, trust: str | None, said: str) -> Upright:
-    """A frontal whose heart looks to be on the right is warned of, and mirrored only where the picture is trusted."""
-    if seen.mirror < _MIRROR or trust == "tags":
-        return upright
-    if trust == "picture":
-        flipped, _ = _apply(upright.radiograph, Seen(seen.kind, 0, True, False, 1.0))
-        return replace(upright, radiograph=flipped, notes=[*upright.notes, f"{said} mirrored; the picture was trusted"])
-    warning = f"{said} mirrored, the heart on the patient's right; --trust-picture mirrors it, --trust-tags does not"
-    return replace(upright, warnings=[*upright.warnings, warning])
+def _mirror_of(seen: Seen) -> float | None:
+    return seen.mirror if seen.kind == "frontal" else None
 
 
 def _look(radiograph: Radiograph, *, mirrored: bool = False) -> Seen | None:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of the first look: picture and stage 1 are asked together; what is doubted is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.inference import first_look as module
+from progressive_cascade.inference.first_look import FirstLook, examine, first_look
+from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.radiograph.pair import Pair
+
+PAIR = Pair(np.zeros((2, 128, 128), np.float32), None, ConeBeam(detector_shape=(128, 128)), "display", mirror=0.999)
+
+
+def _looked(mirrored_db: float | None, *, pa: float = 30.0) -> FirstLook:
+    return FirstLook({"pa": pa, "left_lateral": 31.0}, mirrored_db)
+
+
+@pytest.mark.parametrize(
+    ("mirror", "mirrored_db", "expected"),
+    [
+        (0.999, 31.0, True),
+        (0.999, None, True),
+        (0.999, 28.0, False),
+        (0.5, 33.0, True),
+        (0.5, 31.0, False),
+        (None, 33.0, True),
+        (None, None, False),
+        (0.0001, 32.0, False),
+        (1.0, 29.9, True),
+        (0.0, 40.0, True),
+    ],
+)
+def test_mirror_takes_picture_and_stage(mirror: float | None, mirrored_db: float | None, expected: bool) -> None:
+    """Both for it: called mirrored; either against it outweighs a little of the other."""
+    assert _looked(mirrored_db).looks_mirrored(mirror) is expected
+
+
+def test_doubts_name_the_views_below() -> None:
+    """A view that is explained badly is named; so are grey levels whose slices differ."""
+    assert _looked(None).doubts(calibrated=True) == [] == _looked(None).doubts(calibrated=False)
+    (line,) = _looked(None, pa=26.0).doubts(calibrated=True)
+    assert "pa 26.0 dB" in line and "left_lateral" not in line
+    assert not _looked(None, pa=26.0).doubts(calibrated=False)
+    (line,) = replace(_looked(None), slice_difference=0.06).doubts(calibrated=False)
+    assert "two views do not fit" in line and "6%" in line
+
+
+@pytest.mark.parametrize(("trust", "is_flipped", "is_warned"), [(None, 0, 1), ("tags", 0, 0), ("picture", 1, 0)])
+def test_mirrored_frontal_is_decided_by_trust(
+    monkeypatch: pytest.MonkeyPatch, trust: str | None, is_flipped: bool, is_warned: bool
+) -> None:
+    """Warned of; passed over with the tags, flipped and noted with the picture, and then looked at again."""
+    asked: list[bool] = []
+
+    def assemble(mirror_frontal: bool) -> Pair:
+        asked.append(mirror_frontal)
+        return replace(PAIR, mirror=1 - PAIR.mirror) if mirror_frontal and PAIR.mirror else PAIR
+
+    monkeypatch.setattr(module, "first_look", lambda *_, mirrored, **__: _looked(33.0 if mirrored else None))
+    pair = examine(assemble, None, trust)  # pyright: ignore[reportArgumentType]
+    assert asked == ([False, True] if is_flipped else [False])
+    assert bool(pair.notes) == bool(is_flipped) and bool(pair.warnings) == bool(is_warned)
+    assert all("looks mirrored" in line for line in [*pair.notes, *pair.warnings])
+    assert pair.first_agreement == {"pa": 30.0, "left_lateral": 31.0}
+
+
+def test_mirror_image_is_what_the_flipped_pair_scores(small_cascade: type[ProgressiveCascade]) -> None:
+    """The frontal's mirror image scores what it does where the pair is given so, grey levels after any tone curve."""
+    network = small_cascade().eval()
+    beam = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
+    image = np.random.default_rng(0).random((2, 128, 128)).astype(np.float32) + np.linspace(0, 3, 128)[None, None]
+    image = image.astype(np.float32)
+    flipped = np.stack((image[0, :, ::-1], image[1]))
+    for calibrated in (True, False):
+        both = first_look(network, image, beam, calibrated=calibrated, mirrored=True)
+        other = first_look(network, flipped, beam, calibrated=calibrated)
+        assert both.mirrored_db == pytest.approx(other.agreement_db["pa"], abs=1e-3)
+        assert other.mirrored_db is None and (other.slice_difference is None) == calibrated
