@@ -43,15 +43,17 @@ def orientation_table(report: Mapping[str, Any]) -> list[str]:
         "| shown | pictures | all right | mirrored instead | other turn | not seen as inverted, or so | other view |",
         "|---|---|---|---|---|---|---|",
     ]
+    right = total = 0
     for kind, name in enumerate(("frontal", "lateral")):
-        counts = dict.fromkeys(("right", "mirror", "turn", "inverted", "view"), 0)
+        counts: dict[str, int] = dict.fromkeys(("right", "mirror", "turn", "inverted", "view"), 0)
         for answer, found in np.argwhere(confusion > 0):
             if answer % 2 == kind:
                 counts[_mistake(int(answer), int(found))] += int(confusion[answer, found])
-        total = sum(counts.values())
-        shares = " | ".join(f"{100 * counts[what] / total:.1f} %" for what in counts)
-        lines.append(f"| {name} | {total} | {shares} |")
-    return lines
+        num = sum(counts.values())
+        shares = " | ".join(f"{100 * counts[what] / num:.1f} %" for what in counts)
+        lines.append(f"| {name} | {num} | {shares} |")
+        right, total = right + counts["right"] + (counts["mirror"] if kind == 0 else 0), total + num
+    return [*lines, "", f"With a frontal and its mirror image as one answer {_percent(right, total)} are right."]
 
 
 def _mistake(answer: int, found: int) -> str:
@@ -93,8 +95,13 @@ def _share(rows: list[Mapping[str, Any]], *, interval: bool = False) -> str:
     noticed = sum(map(is_noticed, rows))
     if not interval:
         return f"{noticed} of {len(rows)}"
-    found = binomtest(noticed, len(rows)).proportion_ci(method="wilson")
-    return f"{100 * noticed / len(rows):.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return _percent(noticed, len(rows))
+
+
+def _percent(count: int, total: int) -> str:
+    """A share with its 95 % interval (Wilson)."""
+    found = binomtest(count, total).proportion_ci(method="wilson")
+    return f"{100 * count / total:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def is_noticed(row: Mapping[str, Any]) -> bool:

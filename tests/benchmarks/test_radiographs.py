@@ -80,5 +80,6 @@ def test_tables_show_every_row() -> None:
     texts = {name: "\n".join(table(report)) for name, table in RADIOGRAPH_TABLES.items()}
     assert "| CR | display | 0.50 | -0.10 | 0.2 |" in texts["radiographs forms"]
     assert "| frontal | 245 | 98.0 % | 2.0 % |" in texts["radiographs orientation"]
+    assert "as one answer 100.0 % (99.2 to 100.0) are right" in texts["radiographs orientation"]
     assert "| turned |" in texts["radiographs pairs"] and "1 of 1" in texts["radiographs pairs"]
     assert "| all that are wrong | 1 of 1 | – | 1 of 1 | – | 100.0 % (20.7 to 100.0) |" in texts["radiographs pairs"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_nifti_lies_any_way(tmp_path: Path, way: int):
             array, affine = array.T, affine[:, [1, 0, 2, 3]]
         save_nifti(np.ascontiguousarray(array[..., None]), affine, tmp_path / f"{name}.nii.gz")
         paths.append(tmp_path / f"{name}.nii.gz")
-    pair = _assemble(*(read_radiograph(path) for path in paths), beam=BEAM)
+    frontal, lateral = (read_radiograph(path) for path in paths)
+    pair = _assemble(frontal, lateral, beam=BEAM)
     np.testing.assert_array_equal(pair.image, phantom_pair())
 
 
@@ -89,7 +91,8 @@ def test_display_pictures_are_uncalibrated_and_say_so(tmp_path: Path, monkeypatc
     monkeypatch.setattr(orientation, "load_orientation_net", lambda: None)
     for view, name in enumerate(("pa", "lat")):
         Image.fromarray(grey(phantom_pair()[view]).astype(np.uint16)).save(tmp_path / f"{name}.png")
-    pair = _assemble(*(read_radiograph(tmp_path / f"{name}.png") for name in ("pa", "lat")))
+    frontal, lateral = (read_radiograph(tmp_path / f"{name}.png") for name in ("pa", "lat"))
+    pair = _assemble(frontal, lateral)
     assert not pair.calibrated
     for view in range(2):
         assert np.corrcoef(pair.image[view].ravel(), phantom_pair()[view].ravel())[0, 1] > 0.99
@@ -151,4 +154,5 @@ def test_distances_come_from_options_before_tags(name: str):
     tags = {"source_to_detector": 1820.0, "source_to_isocenter": 1510.0}
     frontal = _plain(0, **tags)
     assert getattr(_assemble(frontal, _plain(1)).beam, name) == tags[name]
-    assert getattr(_assemble(frontal, _plain(1), **{name: 1600.0}).beam, name) == 1600.0
+    given: dict[str, Any] = {name: 1600.0}
+    assert getattr(_assemble(frontal, _plain(1), **given).beam, name) == 1600.0

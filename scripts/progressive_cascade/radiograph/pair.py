@@ -24,7 +24,7 @@ from progressive_cascade.radiograph.lengths import (
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
-from progressive_cascade.radiograph.warn import field_warnings, slice_difference, slice_warnings, view_warnings
+from progressive_cascade.radiograph.warn import pair_warnings, slice_difference, view_warnings
 
 # Percentiles of a display radiograph that are moved to these line integrals, typical of a thorax at 70 keV.
 _DISPLAY_PERCENTILES, _DISPLAY_INTEGRALS = (1, 99), (0.0, 6.0)
@@ -106,39 +106,51 @@ def assemble_pair(
     """
     choices = choices or Choices()
     given, notes = _in_order([_declared(one, choices.intensities) for one in (frontal, lateral)])
-    uprights = [
-        make_upright(one, slot, choices.trust, mirror=slot == "frontal" and choices.mirror_frontal)
-        for one, slot in zip(given, ("frontal", "lateral"), strict=True)
-    ]
+    uprights = _uprights(given, choices)
     target, assumptions = target_geometry(uprights, beam=beam, choices=choices, size=size, focal_length=focal_length)
     if check_beam is not None:
         check_beam(target)
     views = [_onto_detector(one, index, target, beam, choices) for index, one in enumerate(uprights)]
+    least = choices.intensities or "calibrated"
+    pair = _joined(uprights, views, target, max((least, *(view.intensities for view in views)), key=INTENSITIES.index))
+    assumptions += pair.assumptions
+    warnings = [*_contradicted(uprights, beam), *pair.warnings]
+    return replace(
+        pair,
+        assumptions=_without_paths(assumptions, given),
+        warnings=_without_paths(warnings, given),
+        notes=_without_paths([*notes, *pair.notes], given),
+    )
+
+
+def _joined(uprights: Sequence[Upright], views: Sequence[_View], target: ConeBeam, known: str) -> Pair:
+    """Two views as one input, with what is said of them, by the names of their files."""
     image, seen = np.stack([view.image for view in views]), np.stack([view.seen for view in views])
     check_views(torch.from_numpy(image))
-    known = max((choices.intensities or "calibrated", *(view.intensities for view in views)), key=INTENSITIES.index)
-    assumptions += [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.assumptions]
-    if known != "calibrated":
-        assumptions.append(f"the scale of the grey levels is unknown: {COST_OF_SCALE}")
-    found = [line for pair in zip(uprights, views, strict=True) for one in pair for line in one.warnings]
-    found += [*_contradicted(uprights, beam), *field_warnings(image, seen)]
-    difference = None
-    if known == "calibrated":
-        difference = slice_difference(image, seen)
-        found += slice_warnings(difference, calibrated=True)
-    notes += [line for upright in uprights for line in upright.notes]
+    difference = slice_difference(image, seen) if known == "calibrated" else None
+    both = list(zip(uprights, views, strict=True))
+    scale = [] if known == "calibrated" else [f"the scale of the grey levels is unknown: {COST_OF_SCALE}"]
+    warnings = [line for pair in both for one in pair for line in one.warnings]
     return Pair(
         image=image,
         weights=None if seen.all() else seen,
         beam=target,
         intensities=known,
-        assumptions=_without_paths(assumptions, given),
-        warnings=_without_paths(found, given),
-        notes=_without_paths(notes, given),
+        assumptions=[*(line for pair in both for one in pair for line in one.assumptions), *scale],
+        warnings=[*warnings, *pair_warnings(image, seen, difference)],
+        notes=[line for upright in uprights for line in upright.notes],
         facts=[upright.facts for upright in uprights],
         mirror=uprights[0].mirror,
         slice_difference=difference,
     )
+
+
+def _uprights(given: Sequence[Radiograph], choices: Choices) -> list[Upright]:
+    """Frontal and lateral as they are read."""
+    return [
+        make_upright(given[0], "frontal", choices.trust, mirror=choices.mirror_frontal),
+        make_upright(given[1], "lateral", choices.trust),
+    ]
 
 
 def _without_paths(lines: Iterable[str], given: Sequence[Radiograph]) -> list[str]:

@@ -31,14 +31,15 @@ def view_warnings(radiograph: Radiograph) -> list[str]:
     return [*radiograph.remarks, *saturated]
 
 
-def field_warnings(image: np.ndarray, seen: np.ndarray) -> list[str]:
-    """A body that leaves the field sideways.
+def pair_warnings(image: np.ndarray, seen: np.ndarray, difference: float | None) -> list[str]:
+    """A body that leaves the field sideways; calibrated views that do not show the same slices.
 
     Args:
         image: line integrals or display values on their scale (2, rows, cols).
         seen: 1 where a pixel counts, same shape.
+        difference: of line integrals, see :func:`slice_difference`; None of other values.
     """
-    warnings = []
+    warnings = [] if difference is None else slice_warnings(difference, calibrated=True)
     for name, view, mask in zip(("frontal", "lateral"), image, seen > 0, strict=True):
         limit = _BODY * float(np.percentile(view[mask], 95))
         cols = np.flatnonzero(mask.mean(axis=0) > 0.5)
