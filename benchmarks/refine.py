@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from low_rank import with_low_rank
 from progressive_cascade import ConeBeam
 from progressive_cascade.attenuation import unit_to_hu
 from progressive_cascade.consistency import DataConsistency, estimate_noise
@@ -64,10 +65,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decoder": {"parameters": ("unet.up", "unet.decode", "unet.out")},
     "last_layer": {"parameters": ("unet.out",)},
     "no_discrepancy": {"discrepancy": 0.0},
+    "rank_4": {"rank": 4, "learning_rate": 3e-3},
     "steps_30": {"steps": 30, "discrepancy": 0.0},
     "pose": {"pose": True},
 }
-"""Ways to refine: what differs from the default. Beside them `voxels`: conjugate gradients instead, ten steps."""
+"""Ways to refine: what differs from the default; `rank` of the changes of stage 1's weights, learnt in their place.
+Beside them `voxels`: conjugate gradients instead, ten steps."""
 _KNOWN = {"gain_0.8": "scaled", "gain_1.2": "scaled", "offset_0.3": "scaled", "display_curve": "display"}
 _LUNG_HU, _BODY_HU = (-950.0, -500.0), -400.0
 
@@ -158,8 +161,11 @@ def measure_coarse(
             rows.append({"variant": variant, "cpu_s": seconds, "scores": score(volume)})
             continue
         steps = Steps(score)
-        chosen = replace(settings, **VARIANTS[variant])
-        found, seconds = timed(partial(refine, network, image, matrices, known=known, settings=chosen, observe=steps))
+        changes, tuned = dict(VARIANTS[variant]), network
+        if rank := changes.pop("rank", 0):
+            tuned, changes["parameters"] = with_low_rank(network, rank)
+        chosen = replace(settings, **changes)
+        found, seconds = timed(partial(refine, tuned, image, matrices, known=known, settings=chosen, observe=steps))
         kept = {"report": found.reports[0].to_dict(), "psnr_by_step": steps.psnr}
         rows.append({"variant": variant, "cpu_s": seconds - steps.cpu_s, "scores": score(found.volume), **kept})
     return rows

@@ -233,12 +233,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     inferer = CascadeInferer(amp=True)
 
     def predict(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        result = reconstruct(image, ConeBeam(), network=network, inferer=inferer)
+        result = reconstruct(image, ConeBeam(), network=network, inferer=inferer, refine=options.refine)
         return result.hu, predict_sigma(result, ConeBeam(), head)
 
     tallies: dict[str, list[dict[str, Tally]]] = {}
     cases, shown = [], {}
-    for item in evaluation_items(options.dataset, num_phantoms=options.phantoms):
+    for item in evaluation_items(options.dataset, options.section, num_phantoms=options.phantoms):
         case = load_case(item)
         found, volumes = measure(case, predict)
         shown = shown or volumes
@@ -252,6 +252,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     files = {"checkpoint": options.checkpoint, "uncertainty": options.weights}
     report = {name: {"file": path.name, "sha256": file_hash(path)} for name, path in files.items()}
+    report |= {"refine_steps": options.refine, "section": options.section}
     report |= {"gaussian_coverage": list(GAUSSIAN.values()), "groups": groups, "cases": cases}
     save_json(finite(report), options.output / "uncertainty.json")
     table = "\n".join(write_table(groups))
@@ -267,6 +268,8 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--phantoms", type=int, default=20, help="unseen phantoms")
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`, whose test patients to add")
+    parser.add_argument("--section", choices=("validation", "test"), default="test", help="of the dataset")
+    parser.add_argument("--refine", type=int, default=0, help="steps in which stage 1 is refined")
     parser.add_argument("--checkpoint", type=Path, default=default_checkpoint(), help="the cascade's weights")
     parser.add_argument("--weights", type=Path, default=default_uncertainty(), help="the uncertainty's weights")
     parser.add_argument("--device", default="cpu", help="where to reconstruct")

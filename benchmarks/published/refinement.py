@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ Pair = tuple[Row, Row]
 
 KINDS = ("validation", "mirrored", "phantom", "test")
 STEPS = (1, 2, 4, 6, 8)
+LONG_STEPS = (5, 10, 20, 30)
 CONDITIONS = {
     "calibrated": "calibrated",
     "gain_0.8": "gain 0.8, told `scaled`",
@@ -28,6 +29,8 @@ ABLATION = {
     "rate_0.001": "rate 1e-3",
     "decoder": "decoder alone",
     "last_layer": "last layer alone",
+    "rank_4": "changes of rank 4 alone, rate 3e-3",
+    "pose": "pose looked for",
     "no_discrepancy": "without the discrepancy stop",
     "steps_30": "up to 30 steps, without the discrepancy stop",
     "voxels": "conjugate gradients in voxels instead",
@@ -89,11 +92,11 @@ def ablation_table(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def steps_table(report: Mapping[str, Any]) -> list[str]:
+def steps_table(report: Mapping[str, Any], *, steps: Sequence[int] = STEPS, variant: str = "on") -> list[str]:
     """Gain after so many steps, and at the step that the held-back patches chose; calibrated radiographs."""
-    lines = [f"| cases | {' | '.join(f'{step} steps' for step in STEPS)} | kept |", "|---" * (len(STEPS) + 2) + "|"]
-    for kind, pairs in _by_kind(report, "on", "calibrated"):
-        cells = [_gain(pairs, partial(_psnr_after, step)) for step in STEPS]
+    lines = [f"| cases | {' | '.join(f'{step} steps' for step in steps)} | kept |", "|---" * (len(steps) + 2) + "|"]
+    for kind, pairs in _by_kind(report, variant, "calibrated"):
+        cells = [_gain(pairs, partial(_psnr_after, step)) for step in steps]
         lines.append(f"| {' | '.join([_count(kind, pairs), *cells, _gain(pairs, _psnr)])} |")
     return lines
 
@@ -145,6 +148,7 @@ def _count(kind: str, pairs: list[Pair]) -> str:
 REFINEMENT_TABLES = {
     "refine main": refinement_table,
     "refine steps": steps_table,
+    "refine long": partial(steps_table, steps=LONG_STEPS, variant="steps_30"),
     "refine ablation": ablation_table,
     "refine_256 main": refinement_table,
     "refine_256 stages": later_stages_table,

@@ -13,7 +13,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import refine as bench
+from low_rank import with_low_rank
 from progressive_cascade.geometry import volume_affine
+from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.training.cases import Case
 from published import refinement as tables
 
@@ -74,6 +76,26 @@ def test_gain_by_step_goes_on_where_refining_had_stopped(report: dict) -> None:
     """After one step and after eight: the last step's."""
     (line,) = tables.steps_table(report)[2:]
     assert line == "| 2 mirrored | +0.25 | +0.25 | +0.25 | +0.25 | +0.25 | +0.25 |"
+
+
+def test_steps_of_a_longer_run_stand_by_themselves(report: dict) -> None:
+    """A variant with more steps has a table of its own steps."""
+    row = _row("b", "steps_30", 24.0, psnr_by_step=[22.0 + 0.1 * step for step in range(31)])
+    (line,) = tables.REFINEMENT_TABLES["refine long"]({"rows": [*report["rows"], row]})[2:]
+    assert line == "| 1 mirrored | +0.50 | +1.00 | +2.00 | +3.00 | +2.00 |"
+
+
+def test_changes_of_low_rank_begin_with_none(small_cascade) -> None:
+    """The copy is the cascade until its changes are tuned, and they alone are named; the original has none."""
+    network = small_cascade(stage=1, cross_attention=False, lift_channels=0)
+    copy, names = with_low_rank(network.eval(), 2)
+    image = torch.rand(1, 2, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(copy(image), network(image))
+        found = refine(copy, image, network.projection_matrices[None], settings=RefineSettings(1, parameters=names))
+    assert found.reports[0].steps == 1
+    assert names and all(".parametrizations.weight.0." in name for name in names)
+    assert not any("parametrizations" in name for name, _ in network.named_parameters())
 
 
 def test_cases_begin_with_the_validation_patients_and_never_mix_in_test_patients(tmp_path, monkeypatch) -> None:
