@@ -176,7 +176,7 @@ def measure_full(
 ) -> list[dict[str, Any]]:
     """The same at 256³ by the whole cascade; where intensities were fitted, also with them not taken for true."""
     image, known, score = take(case, condition), _KNOWN.get(condition, "calibrated"), scorer(case, network.grid)
-    matrices, inferer, rows = network.projection_matrices[None], CascadeInferer(amp=True), []
+    matrices, inferer, rows = network.projection_matrices[None], CascadeInferer(None, amp=True), []
     flag = torch.tensor([float(known == "calibrated")])
 
     def finish(variant: str, image: Tensor, flag: Tensor, coarse: Tensor | None, **more: Any) -> None:
@@ -252,7 +252,7 @@ def run(options: argparse.Namespace, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`; without: phantoms alone")
     parser.add_argument("--phantoms", type=int, default=2)
     parser.add_argument("--mirrored", type=int, default=11, help="how many mirror images of training CTs")

@@ -194,7 +194,7 @@ def write_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def draw(volumes: Mapping[str, np.ndarray], groups: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> None:
     """Draw CT, error and sigma of one patient on three planes, and the reliability of all."""
-    spacing = (VOXEL_SIZE,) * 3
+    spacing = (VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE)
     errors = (_SHOWN_HU, _SHOWN_HU / 2)
     rows = [
         ("reconstruction", volumes["hu"], (1600.0, -300.0)),
@@ -265,7 +265,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--phantoms", type=int, default=20, help="unseen phantoms")
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`, whose test patients to add")
     parser.add_argument("--section", choices=("validation", "test"), default="test", help="of the dataset")

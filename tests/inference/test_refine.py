@@ -91,6 +91,23 @@ def test_refinement_stops_at_the_expected_residual(network, image, monkeypatch):
     assert (report.steps, report.stopped) == (0, "discrepancy")
 
 
+def test_steps_are_shorter_where_little_is_left_to_explain(network, image, monkeypatch):
+    """A fifth above what is expected the first step goes a tenth of the way that it goes from far above."""
+    before, way = _refine(network, image, steps=0).reports[0].residual_before, {}
+    for excess in (1.2, 100.0):
+        monkeypatch.setattr(evidence_module, "EXPECTED_RESIDUAL", before / excess**0.5)
+        volumes, settings = [], RefineSettings(steps=1)
+        refine(
+            network,
+            image,
+            network.projection_matrices[None],
+            settings=settings,
+            observe=lambda _, volume, seen=volumes: seen.append(volume),
+        )
+        way[excess] = float((volumes[1] - volumes[0]).square().mean().sqrt())
+    assert way[1.2] / way[100.0] == pytest.approx(0.1, rel=0.1)
+
+
 def test_only_named_parameters_are_tuned(network, image):
     """Prefixes choose; none that fits is an error."""
     with pytest.raises(ValueError, match="parameters must name"):
@@ -120,7 +137,7 @@ def test_a_program_is_no_cascade_to_refine(network, image, caplog):
     """Exported programs have no weights to tune: refine refuses, the inferer warns and keeps the program's volume."""
     program = torch.jit.script(torch.nn.Identity())
     with pytest.raises(UserError, match="refine needs a cascade's weights, got RecursiveScriptModule"):
-        refine(program, image, network.projection_matrices[None])
+        refine(program, image, network.projection_matrices[None])  # pyright: ignore[reportArgumentType]
     assert CascadeInferer(None, refine_steps=2)(image, program) is image
     assert "no weights to refine" in caplog.text
 

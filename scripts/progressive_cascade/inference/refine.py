@@ -31,6 +31,9 @@ DEFAULT_STEPS = 8
 MAX_STEPS = 1000
 # A loss so many times the lowest will not come back within the steps there are.
 _RISE = 2.0
+# Adam's first steps are as long where little is left to explain as where much is, and lead beyond it: from less than
+# twice of what is expected on they are shorter, as the square of the excess, down to this share.
+_SHORTEST = 0.1
 # Steps in which the held-back patches may be explained no better than before.
 _PATIENCE = 10
 # Passes without a gradient that bring the intensities near their values before the weights move.
@@ -224,6 +227,7 @@ def _tune(
             observe(step, now.volume)
         if step == 0:
             first = best = now
+            optimizer.param_groups[0]["lr"] *= min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2))
         best = now if now.held_loss < best.held_loss else best
         stopped = _reason_to_stop(now, best, lowest, settings)
         lowest = min(lowest, now.loss)
