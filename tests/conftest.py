@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,22 @@ SMALL = {
 
 LONGEST = (
     "test_end_to_end",
-    "test_results_script",
     "test_devices",
-    "test_faults",
-    "test_multi_gpu",
-    "test_configs",
-    "test_uses",
-    "test_programs",
+    "test_results_script",
     "test_benchmarks",
+    "test_faults",
+    "test_uses",
+    "test_multi_gpu",
+    "test_programs",
+    "test_configs",
+    "test_poses",
     "test_resume",
     "test_settings",
-    "test_awkward_series",
-    "test_gpu",
     "test_fuzzing",
+    "test_reconstruct",
+    "test_gpu",
+    "test_dicom_objects",
+    "test_awkward_series",
 )
 """Files of tests that take longest, half a minute and more: begun first, no core waits for another at the end."""
 
@@ -52,6 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others in their order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
+
+THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """No test leaves torch with more threads: on shared cores the next phantom would take five to ten times as long."""
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

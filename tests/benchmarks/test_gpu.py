@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -50,14 +51,28 @@ def test_a_job_that_takes_too_long_is_ended_with_its_children():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
-def test_a_job_of_torchrun_ends_with_its_ranks(tmp_path):
+def test_a_job_of_torchrun_ends_with_its_ranks(tmp_path, monkeypatch):
     """Ranks have sessions of their own, which no signal to the job's group reaches."""
     rank, pid = tmp_path / "rank.py", tmp_path / "pid"
     rank.write_text(
-        f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+        "import os, pathlib, time\n"
+        f"part = pathlib.Path({str(pid)!r} + '.part')\n"
+        "part.write_text(str(os.getpid()))\n"
+        f"part.rename({str(pid)!r})\n"
+        "time.sleep(600)"
     )
+
+    class Hurried(subprocess.Popen):
+        """Its time is up as soon as the rank is there, however long torchrun takes to start it."""
+
+        def wait(self, timeout=None):
+            while timeout == 60.0 and not pid.exists() and self.poll() is None:
+                time.sleep(0.05)
+            return super().wait(0.1 if timeout == 60.0 else timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Hurried)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(rank)]
-    ending = run_job(Job("commands", "torchrun", torchrun, 20.0), 60)[-1]
+    ending = run_job(Job("commands", "torchrun", torchrun, 60.0), 60)[-1]
     assert ending["state"] == "too long" and not _runs(int(pid.read_text()))
 
 
