@@ -204,3 +204,38 @@ def test_browser_reports_no_error_and_sends_nothing(browser: Any) -> None:
     assert urls
     inside = ("file:", "data:", "blob:", "chrome:", "about:")  # chrome: is Chromium's own start page, in the program
     assert [url for url in urls if not url.startswith(inside)] == []
+
+
+_SEEN = (
+    "return [...document.querySelectorAll('img, canvas, #scores tr, .warnings li, #viewer')].filter(part => "
+    "part.checkVisibility()).map(part => part.tagName === 'IMG' ? (part.naturalWidth > 0 ? 'IMG' : 'broken') : "
+    "part.id || part.tagName)"
+)
+
+
+def test_browser_prints_pictures_scores_and_warnings_on_white(browser: Any) -> None:
+    """Nothing that has to be clicked is printed, and no ground."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        seen = browser.execute_script(_SEEN)
+        ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert seen.count("IMG") >= 5 and {"TR", "LI"} <= set(seen)
+    assert not {"viewer", "planes", "broken"} & set(seen)
+    assert ground == "rgb(255, 255, 255)"
+
+
+def test_browser_without_scripts_shows_pictures_scores_and_warnings(browser: Any) -> None:
+    """As where a hospital's browser forbids them."""
+    page, first = browser.current_url, browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        browser.get(page)
+        seen = browser.execute_script(_SEEN)
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
+    assert seen.count("IMG") >= 5 and {"TR", "LI"} <= set(seen)
+    assert not {"viewer", "planes", "broken"} & set(seen)

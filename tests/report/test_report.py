@@ -164,4 +164,5 @@ def test_a_picture_is_titled_with_the_headline_scores_alone():
     hu = np.full((24, 24, 24), -1000, np.int16)
     hu[6:18, 6:18, 6:18] = 30
     line = describe_scores(evaluate_volume(hu + np.int16(5), hu, protocol="native"), "native")
-    assert [part.split()[0] for part in line.split("   ")] == [f"native_{name}" for name in HEADLINES["native"]]
+    assert len(line.split("   ")) == len(HEADLINES["native"]) and "native" not in line
+    assert line.startswith("PSNR, 3-D 5") and "Mean absolute error 5 HU" in line

@@ -226,8 +226,9 @@ def write_uncertainty(
 
 
 def describe_scores(scores: Mapping[str, float], protocol: str) -> str:
-    """A protocol's headline scores in one line, each with the protocol in its name."""
+    """A protocol's headline scores in one line of plain words."""
     from progressive_cascade.evaluation.metrics import HEADLINES
+    from progressive_cascade.report.wording import score_rows
 
-    names = [f"{protocol}_{name}" for name in HEADLINES[protocol]]
-    return "   ".join(f"{name} {scores[name]:.4g}" for name in names)
+    headlines = {f"{protocol}_{name}": scores[f"{protocol}_{name}"] for name in HEADLINES[protocol]}
+    return "   ".join(f"{row.label.removesuffix(f' ({protocol})')} {row.value}" for row in score_rows(headlines))
