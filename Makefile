@@ -12,7 +12,7 @@ SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
-# Tests that `make coverage` runs, all by default.
+# Tests that `make coverage` runs, all by default; the floor of pyproject.toml holds for all of them together.
 SUBSET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
 GPU_OPTIONS ?=
@@ -55,7 +55,7 @@ test: lint
 	$(TEST_THREADS) $(BIN)/python -m pytest $(SHARED)
 
 coverage: .venv/.installed-test
-	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) --cov --cov-report=term:skip-covered $(SUBSET)
+	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) --cov --cov-report=term:skip-covered $(if $(SUBSET),--cov-fail-under=0) $(SUBSET)
 
 quick: .venv/.installed-test
 	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) $(QUICK)
