@@ -115,9 +115,9 @@ def _read(path: Path, device: torch.device) -> Refinement | None:
 def _write(found: Refinement, path: Path) -> None:
     content = io.BytesIO()
     tensors = {name: getattr(found, name).detach().cpu() for name in _TENSORS}
-    torch.save({**tensors, "report": found.reports[0].to_dict()}, content)
     try:
         with atomic_path(path) as temporary:
+            torch.save({**tensors, "report": found.reports[0].to_dict()}, content)
             temporary.write_bytes(content.getbuffer())
     except (OSError, UserError) as error:
         warnings.warn(f"cache {path.parent} cannot be written, going on without it: {error}", stacklevel=2)
