@@ -5,6 +5,7 @@
     python benchmarks/radiographs.py --dataset dataset --parts pairs --pairs 50
 
     forms        one validation CT in every kind of file, against the volume of its plain NIfTI pair, at stage 1
+    reading      seconds of processor time to read a pair of 3000 x 3000 and bring it onto the detector, by kind of file
     orientation  what the small network sees on CTs it has not learnt from: view x 8 ways x inverted or not x 3 curves
     pairs        right pairs, and wrong ones: mirrored, turned, inverted, transposed, exchanged, of two patients, of a
                  size wrong by 20 %; half of them line integrals, half grey levels, of which no tag says how they lie
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 
 from conditions.files import write_forms
+from conditions.large_files import write_large
 from conditions.wrong_pairs import KINDS, make_pair, patients
 from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
 from progressive_cascade.ct.datalist import load_datalist
@@ -42,6 +44,7 @@ from progressive_cascade.io import read_json, save_json
 from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root
+from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
 from progressive_cascade.radiograph.lengths import Choices
 from progressive_cascade.radiograph.orientation import NUM_COPIES, copies, default_weights, load_orientation_net
@@ -50,7 +53,7 @@ from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.training.cases import load_case
 from progressive_cascade.training.orientation import simulate_pictures, vary
 
-PARTS = ("forms", "orientation", "pairs")
+PARTS = ("forms", "reading", "orientation", "pairs")
 _GRID = 64
 _SHAPE = (_GRID, _GRID, _GRID)
 
@@ -103,6 +106,28 @@ def _volume(network: ProgressiveCascade, image: np.ndarray, *, calibrated: bool,
             torch.as_tensor(image)[None], network, calibrated=torch.tensor([float(calibrated)]), weights=seen
         )
     return unit_to_hu(unit)[0, 0].numpy()
+
+
+def measure_reading(network: ProgressiveCascade) -> list[dict[str, Any]]:
+    """A row per form: the least of two runs, one thread."""
+    made = generate_phantom(3, shape=_SHAPE, spacing=5.6)
+    mu, beam = hu_to_mu(torch.as_tensor(made.hu, dtype=torch.float32)[None, None]), ConeBeam()
+    image = line_integrals(mu, beam, affine=volume_affine(_SHAPE, 5.6))[0].numpy()
+    rows = []
+    with TemporaryDirectory() as folder:
+        for form, frontal, lateral in write_large(image, Path(folder)):
+            runs = []
+            for _ in range(2):
+                start = time.process_time()
+                read = (read_radiograph(frontal), read_radiograph(lateral))
+                decoded = time.process_time()
+                assemble_pair(*read, size=network.image_size, focal_length=focal_length(network))
+                runs.append((time.process_time() - start, decoded - start))
+            seconds, decoding = min(runs)
+            size = (frontal.stat().st_size + lateral.stat().st_size) / 1e6
+            rows.append({"form": form, "seconds": seconds, "decoding": decoding, "megabytes": size})
+            print(rows[-1], flush=True)
+    return rows
 
 
 def measure_orientation(dataset: Path, num: int = 6) -> dict[str, Any]:
@@ -183,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report["weights"] = {"file": weights.name, "sha256": file_hash(weights)}
     if "forms" in options.parts:
         report["forms"] = measure_forms(network, options.dataset)
+        save_json(report, options.output)
+    if "reading" in options.parts:
+        report["reading"] = measure_reading(network)
         save_json(report, options.output)
     if "orientation" in options.parts:
         report["orientation"] = measure_orientation(options.dataset)
