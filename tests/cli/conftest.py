@@ -15,6 +15,10 @@ from progressive_cascade.cli import main
 from progressive_cascade.inference.first_look import FirstLook
 from progressive_cascade.inference.reconstruct import Reconstruction
 from progressive_cascade.io import save_nifti
+from tests.ct.test_prepare import _write_dicom
+from tests.support.planted import IN_A_STUDY, PERSON, plant
+from tests.support.radiographs import phantom_pair, save_dx
+from tests.support.trunk import trunk_hu
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,19 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_nifti(hu, volume_affine((64, 64, 64), 5.6, (40.0, -30.0, 700.0)), folder / "ct.nii.gz")
     assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
     return folder / "xrays"
+
+
+@pytest.fixture(scope="session")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patient's folder, which has his name: two radiographs and a CT, each named in every way."""
+    folder = tmp_path_factory.mktemp("in") / PERSON
+    (folder / "dx").mkdir(parents=True)
+    frontal, lateral = phantom_pair()
+    save_dx(frontal, folder / "dx" / f"{PERSON}_1.dcm", **IN_A_STUDY)
+    save_dx(lateral, folder / "dx" / f"{PERSON}_2.dcm", ViewPosition="LL", PatientOrientation=["P", "F"], **IN_A_STUDY)
+    _write_dicom(folder / "ct", trunk_hu((40, 30, 24)).round(), patient=IN_A_STUDY["PatientID"])
+    plant(folder / "ct", IN_A_STUDY)
+    return folder
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("pynetdicom")
 import httpx
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian
 
 from progressive_cascade.errors import RunError
 from progressive_cascade.service.delivery import Delivery
 from progressive_cascade.service.dicom_node import Node, start_listener
 from progressive_cascade.service.dicomweb import Archive
+from tests.support.dicom_nodes import pacs_at, send_to
 from tests.support.service import radiographs, wait_for, watching
 
 _IDENTITY = b"Doe"
@@ -40,21 +40,6 @@ class _Taken:
         self.files += files
 
 
-def _send(paths: Sequence[Path], port: int, title: str = "CASCADE") -> list[int]:
-    from pynetdicom import AE
-
-    entity = AE(ae_title="MODALITY")
-    entity.add_requested_context("1.2.840.10008.5.1.4.1.1.1.1", ExplicitVRLittleEndian)
-    entity.add_requested_context("1.2.840.10008.1.1")
-    association = entity.associate("127.0.0.1", port, ae_title=title)
-    if not association.is_established:
-        return []
-    codes = [association.send_c_echo().Status]
-    codes += [association.send_c_store(dcmread(path)).Status for path in paths]
-    association.release()
-    return codes
-
-
 def test_a_pair_comes_and_a_series_goes_by_c_store(
     tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,14 +50,14 @@ def test_a_pair_comes_and_a_series_goes_by_c_store(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         pacs_port = probe.getsockname()[1]
-    pacs = _pacs(pacs_port, received)
+    pacs = pacs_at(pacs_port, received)
     node, taken = Node.parse(f"PACS@127.0.0.1:{pacs_port}", "CASCADE"), _Taken()
     delivery = Delivery(tmp_path / "in", tmp_path / "out", taken)
     arguments = ("--dicom-output", "work/dicom", "--keep-identity")
     with watching(tmp_path, "load_series", delivery.look, arguments=arguments):
         listener = start_listener(tmp_path / "in", host="127.0.0.1", port=free_port, title="CASCADE")
-        assert _send(paths, free_port) == [0, 0, 0]
-        assert _send(paths, free_port, "OTHER") == []
+        assert send_to(paths, free_port) == [0, 0, 0]
+        assert send_to(paths, free_port, "OTHER") == []
         wait_for(lambda: len(taken.files) == 8)
         listener.shutdown()
     assert taken.calls == 2 and list((tmp_path / "out").glob("*/sent.txt"))
@@ -84,19 +69,6 @@ def test_a_pair_comes_and_a_series_goes_by_c_store(
     delivery._keep = -1.0
     delivery.look()
     assert not list((tmp_path / "out").iterdir()) and not list((tmp_path / "in" / "done").iterdir())
-
-
-def _pacs(port: int, received: list[Any]) -> Any:
-    from pynetdicom import AE, evt
-
-    entity = AE(ae_title="PACS")
-    entity.add_supported_context("1.2.840.10008.5.1.4.1.1.2")
-
-    def store(event: Any) -> int:
-        received.append(dcmread(event.dataset_path) if hasattr(event, "dataset_path") else event.dataset)
-        return 0
-
-    return entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
 
 
 def test_a_node_that_is_not_there_is_told_of(free_port: int, tmp_path: Path) -> None:

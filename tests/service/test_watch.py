@@ -78,15 +78,44 @@ def test_a_file_that_grows_is_left_alone(tmp_path: Path) -> None:
         wait_for(lambda: (tmp_path / "out" / "a").exists())
 
 
+# What a watch sets for each pair, or is an option of its own, and what does not go with it.
+AFTER = {
+    "--outp x.nii.gz": "--output must not stand after --",
+    "--output work/ct.nii.gz": "--output must not",
+    **{
+        f"--{name} x": f"--{name} must not"
+        for name in ("pa", "lateral", "input", "pairs", "key", "report", "checkpoint")
+    },
+    **{f"--{name} x": f"--{name} must not" for name in ("uncertainty", "dicom-output", "device")},
+    **{
+        f"--{name}": f"--{name} must not" for name in ("overwrite", "resume", "keep-names", "debug", "allow-unverified")
+    },
+    "--no-resume": "--resume must not",
+    "--keep-identity": "--keep-identity must come with --dicom or --format dicom",
+    "--multiframe": "--multiframe must come with --dicom or --format dicom",
+    "--refine -3": "--refine",
+    "--spectrum 4": "--spectrum",
+    "--geometry no.json": "no.json",
+    "--preset c_arm --geometry no.json": "--preset must come without --geometry",
+    "more": "unrecognized arguments: more",
+}
+
+
+def test_a_watch_refuses_what_must_not_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options of `reconstruct` that contradict the watch, each in one line before it begins."""
+    (tmp_path / "in").mkdir()
+    both = ("watch", tmp_path / "in", tmp_path / "out")
+    for given, words in AFTER.items():
+        assert words in fails_with(capsys, *both, "--", *given.split())
+    assert "without --format dicom" in fails_with(capsys, *both, "--dicom", "--", "--format", "dicom")
+    assert not (tmp_path / "out").exists()
+
+
 def test_commands_refuse_what_cannot_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, before they begin."""
     (tmp_path / "in").mkdir()
     assert "outside of IN" in fails_with(capsys, "watch", tmp_path / "in", tmp_path / "in" / "out")
     assert "IN must be" in fails_with(capsys, "watch", tmp_path / "no", tmp_path / "out")
-    both = ("watch", tmp_path / "in", tmp_path / "out", "--")
-    assert "--output" in fails_with(capsys, *both, "--outp", "x.nii.gz")
-    assert "--device" in fails_with(capsys, *both, "--device", "cpu")
-    assert "--refine" in fails_with(capsys, *both, "--refine", "-3")
     spool = ("listen", "--spool", tmp_path / "spool")
     assert "--port or --dicomweb" in fails_with(capsys, *spool)
     assert "--send" in fails_with(capsys, *spool, "--port", 11112)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.service import Settings
+from progressive_cascade.service.settings import Outcome
 
 RUNNER = "tests.support.service:load"
 SLOW, DEADLY, WRONG, BROKEN, BUG = 11, 12, 13, 14, 15
@@ -94,6 +95,37 @@ def radiographs(folder: Path) -> list[Path]:
         dataset.PixelData = np.full((64, 64), 100 + number, np.uint16).tobytes()
         paths.append(dicom_files.save(dataset, folder / f"{number}.dcm"))
     return paths
+
+
+class InProcess:
+    """A worker in this process, so that a test's stand-in for the network is what runs.
+
+    Args:
+        run: what :func:`progressive_cascade.cli.service.load_runner` gives.
+    """
+
+    starts, problem, is_ready = 1, "", True
+
+    def __init__(self, run: Callable[[Sequence[str]], None]) -> None:
+        self._run = run
+
+    def ensure(self) -> bool:
+        """It always is ready."""
+        return True
+
+    def run(self, folder: Path, arguments: Sequence[str], **_: object) -> Outcome:
+        """Runs a job in its folder, as a worker's process does."""
+        from progressive_cascade.service.worker import attempt
+
+        place = Path.cwd()
+        os.chdir(folder)
+        try:
+            return Outcome(*attempt(self._run, arguments))  # type: ignore[arg-type]
+        finally:
+            os.chdir(place)
+
+    def stop(self) -> None:
+        """There is nothing to end."""
 
 
 @contextmanager

@@ -85,14 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 after an interruption.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
     print_what_the_terminal_can()
     if argv is None:
         keep_freed_memory()
     from progressive_cascade.cli import exchange
 
+    own, rest = exchange.split(arguments)
+    debug = "--debug" in own
     try:
-        own, rest = exchange.split(arguments)
         options = build_parser().parse_args(own, argparse.Namespace(arguments=rest))
         code = options.run(options)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import add_command, amount, check_output_folder, positive, positive_amount
+from progressive_cascade.cli.radiographs import check_settings
 from progressive_cascade.cli.service import NOT_INSTALLED, RUNNER, add_worker_options, start_log, worker_settings
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import is_same_place, lies_inside
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 LOGIN = "PROGRESSIVE_CASCADE_DICOMWEB"
 """The environment's name for user:password of the archive."""
-_CT = "work/ct.nii.gz"
+_CT, _SERIES = "work/ct.nii.gz", "work/ct"
+_OWN = (
+    *("pa", "lateral", "input", "pairs", "keep_names", "key", "overwrite", "debug"),
+    *("report", "uncertainty", "dicom_output", "checkpoint", "allow_unverified", "device"),
+)
+"""Options of `reconstruct` that are each pair's own or the watch's."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _WATCH = """
 Reconstruct every pair of X-rays that comes into a folder.
@@ -28,7 +34,8 @@ Reconstruct every pair of X-rays that comes into a folder.
 Pairs are found as by `reconstruct --input`: ID_pa.* and ID_lat.*, pa.* and lateral.* in a folder of their own, or DICOM
 by study and view. When the files have not changed for --settle seconds, the CT and what belongs to it are written into
 OUT/ID, and the X-rays move to IN/done/ID, or to IN/failed/ID with reason.txt. No file is ever deleted or replaced.
-Started again after whatever ended it, the watch goes on where it was. What follows `--` are options of `reconstruct`.
+Started again after whatever ended it, the watch goes on where it was. What follows `--` are options of `reconstruct`;
+with `--format dicom` the CT is the DICOM series OUT/ID/ct alone.
 
 examples:
   progressive-cascade watch incoming cts
@@ -151,7 +158,7 @@ def run_listen(options: argparse.Namespace) -> None:
 
 
 def _make_watch(options: argparse.Namespace, source: Path, target: Path) -> Watch:
-    arguments = _reconstruct_arguments(options)
+    arguments, parsed = _reconstruct_arguments(options)
     try:
         from progressive_cascade.service.pool import make_worker
         from progressive_cascade.service.settings import Settings
@@ -163,6 +170,7 @@ def _make_watch(options: argparse.Namespace, source: Path, target: Path) -> Watc
         source=source,
         target=target,
         arguments=tuple(arguments),
+        with_geometry=parsed.preset is None,
         settle_seconds=options.settle,
         wait_seconds=options.wait,
         job_seconds=options.job_seconds,
@@ -172,25 +180,42 @@ def _make_watch(options: argparse.Namespace, source: Path, target: Path) -> Watc
     return Watch(watched, [make_worker(settings) for _ in range(options.workers)])
 
 
-def _reconstruct_arguments(options: argparse.Namespace) -> list[str]:
-    """Options of `reconstruct` for every pair, checked by its own parser.
+def _reconstruct_arguments(options: argparse.Namespace) -> tuple[list[str], argparse.Namespace]:
+    """Options of `reconstruct` for every pair, and what its own parser makes of them.
 
     Raises:
-        UserError: for what it does not know, or what is each pair's own.
+        UserError: for what it does not know, what is each pair's own, or what does not go together.
     """
+    given, parsed = options.arguments, _parse_for_pairs(options.arguments)
+    check_settings(parsed)
+    given = [*given, *(["--geometry", str(parsed.geometry.absolute())] if parsed.geometry else [])]
+    if parsed.format == "dicom":
+        if options.command == "watch" and options.dicom:
+            raise UserError("--dicom must come without --format dicom, which writes no NIfTI file")
+        return [*given, "--output", _SERIES], parsed
+    if options.dicom:
+        return [*given, "--dicom-output", "work/dicom"], parsed
+    for name in ("keep_identity", "multiframe"):
+        if getattr(parsed, name):
+            raise UserError(f"--{name.replace('_', '-')} must come with --dicom or --format dicom")
+    return given, parsed
+
+
+def _parse_for_pairs(given: list[str]) -> argparse.Namespace:
+    """What follows `--`, without anything that the watch sets for each pair, or that is the watch's own option."""
     from progressive_cascade.cli import build_parser
 
-    given = options.arguments
-    parsed = build_parser().parse_args(["reconstruct", "--output", _CT, *given])
-    own = ("pa", "lateral", "input", "pairs", "report", "uncertainty", "dicom_output", "checkpoint", "device")
-    taken = [name for name in own if getattr(parsed, name) is not None]
-    if taken or parsed.output != Path(_CT):
-        raise UserError(f"--{(taken or ['output'])[0].replace('_', '-')} must not stand after --")
-    if options.dicom:
-        return [*given, "--dicom-output", "work/dicom"]
-    if parsed.keep_identity:
-        raise UserError("--keep-identity must come with --dicom")
-    return given
+    parse = build_parser().parse_args
+    # What is given explicitly has its value whatever stands before it.
+    parsed, other, bare = (
+        parse(["reconstruct", "--output", output, resume, *more])
+        for output, resume, more in ((_CT, "--resume", given), ("-", "--no-resume", given), (_CT, "--resume", []))
+    )
+    set_twice = [name for name in ("output", "resume") if getattr(parsed, name) == getattr(other, name)]
+    taken = [*set_twice, *(name for name in _OWN if getattr(parsed, name) != getattr(bare, name))]
+    if taken:
+        raise UserError(f"--{taken[0].replace('_', '-')} must not stand after --")
+    return parsed
 
 
 def _login() -> tuple[str, str] | None:

@@ -94,6 +94,20 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
     return pair
 
 
+def check_settings(options: argparse.Namespace) -> None:
+    """Refuses, before any radiograph is read, options that are wrong for every one.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if options.geometry and options.preset:
+        raise UserError("--preset must come without --geometry")
+    if options.geometry:
+        load_geometry(options.geometry)
+    if options.spectrum is not None:
+        choose_exposure(options)
+
+
 def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirror_frontal: bool) -> Pair:
     """The pair on the network's detector."""
     from progressive_cascade.inference.reconstruct import check_beam, focal_length

@@ -117,9 +117,8 @@ def _place_all(
     if study is not None:
         if len(given) > 1:
             raise UserError("study must come without other files")
-        pair = unpack_study(study.file, inside, max_bytes=settings.max_upload)
-        if options.preset is not None and "--geometry" in pair:
-            pair = pair[: pair.index("--geometry")]
+        with_geometry = options.preset is None
+        pair = unpack_study(study.file, inside, max_bytes=settings.max_upload, with_geometry=with_geometry)
         return [*pair, *options.arguments()]
     if not {"pa", "lateral"} <= set(given):
         raise UserError("pa and lateral must be given, or study with a zip of both")

@@ -17,6 +17,7 @@ from progressive_cascade.radiograph.dicom_tags import check_inflation
 
 LOG = logging.getLogger("progressive_cascade.service")
 _CT = "1.2.840.10008.5.1.4.1.1.2"
+_MULTIFRAME = "1.2.840.10008.5.1.4.1.1.2.2"  # Legacy Converted Enhanced CT
 _PARAMETRIC = "1.2.840.10008.5.1.4.1.1.30"
 _RADIOGRAPHS = (
     "1.2.840.10008.5.1.4.1.1.1",  # CR
@@ -71,7 +72,7 @@ class Node:
 
         entity = AE(ae_title=self.own_title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _WAIT_SECONDS
-        for kind in (_CT, _PARAMETRIC):
+        for kind in (_CT, _MULTIFRAME, _PARAMETRIC):
             entity.add_requested_context(kind, ["1.2.840.10008.1.2.1"])
         association = entity.associate(self.host, self.port, ae_title=self.title)
         if not association.is_established:

@@ -133,12 +133,13 @@ def place(path: Path, folder: Path, view: str) -> str:
     return target.name
 
 
-def take_pair(pair: PairFiles, folder: Path) -> list[str]:
+def take_pair(pair: PairFiles, folder: Path, *, with_geometry: bool = True) -> list[str]:
     """Copies the files of a pair, and what lies beside them, to where a job expects them.
 
     Args:
         pair: complete.
         folder: the job's input.
+        with_geometry: whether a geometry.json beside them counts.
 
     Returns:
         Arguments of `reconstruct`: the two radiographs and their geometry, relative to the job's folder.
@@ -156,7 +157,7 @@ def take_pair(pair: PairFiles, folder: Path) -> list[str]:
         _take_json(source.with_name(f"{stem}.json"), folder / f"{view}.json")
     for name in BESIDE:
         _take_json(pair.frontal.parent / name, folder / name)
-    return [*arguments, *geometry_arguments(folder)]
+    return [*arguments, *(geometry_arguments(folder) if with_geometry else [])]
 
 
 def geometry_arguments(folder: Path) -> list[str]:
@@ -179,13 +180,14 @@ def check_json(path: Path) -> None:
         raise UserError(f"{path.stem} must be a JSON object")
 
 
-def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int) -> list[str]:
+def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int, with_geometry: bool = True) -> list[str]:
     """The one pair in a zip, placed for a job.
 
     Args:
         stream: the zip.
         folder: the job's input.
         max_bytes: of all that it holds, unpacked; counted while unpacking, whatever the headers say.
+        with_geometry: as of :func:`take_pair`.
 
     Returns:
         Arguments of `reconstruct`.
@@ -215,7 +217,7 @@ def unpack_study(stream: BinaryIO, folder: Path, *, max_bytes: int) -> list[str]
                 "study must hold one frontal and one lateral radiograph, as pa.* and lateral.* or as DICOM that says "
                 f"its view; got {complete} pairs and {len(pairs) - complete} that are incomplete or doubled"
             )
-        return take_pair(pairs[0], folder)
+        return take_pair(pairs[0], folder, with_geometry=with_geometry)
 
 
 def _check_directory(stream: BinaryIO) -> None:

@@ -40,7 +40,8 @@ class WatchSettings:
     Attributes:
         source: folder into which radiographs come; receives `done` and `failed`.
         target: receives a folder for each pair.
-        arguments: of `reconstruct`, beyond the files.
+        arguments: of `reconstruct`, beyond the files; what stands here counts.
+        with_geometry: whether a geometry.json beside a pair counts.
         settle_seconds: a file is whole when it has not changed for so long.
         wait_seconds: a view waits so long for the other, then it has failed.
         job_seconds: in which a reconstruction has to end.
@@ -50,6 +51,7 @@ class WatchSettings:
     source: Path
     target: Path
     arguments: tuple[str, ...] = ()
+    with_geometry: bool = True
     settle_seconds: float = 5.0
     wait_seconds: float = 3600.0
     job_seconds: float = 900.0
@@ -140,10 +142,10 @@ class Watch:
             folder = Path(name)
             try:
                 (folder / "input").mkdir()
-                arguments = [*take_pair(pair, folder / "input"), *self.settings.arguments]
+                given = take_pair(pair, folder / "input", with_geometry=self.settings.with_geometry)
             except UserError as error:
                 return Outcome("refused", str(error))
-            outcome = self._run(folder, ["--output", "work/ct.nii.gz", *arguments])
+            outcome = self._run(folder, ["--output", "work/ct.nii.gz", *given, *self.settings.arguments])
             if outcome.kind == "done":
                 (folder / "work" / MADE_OF).write_text(content, encoding="utf-8")
                 sync(folder / "work" / MADE_OF)
@@ -181,9 +183,8 @@ class Watch:
         folder = _unused(self.settings.source / (DONE if is_done else FAILED) / pair.case)
         folder.mkdir(parents=True)
         if not is_done:
-            line = outcome.line.replace(f"{self.settings.source}{os.sep}", "")
             with atomic_path(folder / REASON) as reason:
-                reason.write_text(line + "\n", encoding="utf-8")
+                reason.write_text(pair.said(outcome.line, self.settings.source) + "\n", encoding="utf-8")
         for path in _all_files(pair, self.settings.source):
             os.replace(path, folder / path.name)
             sync(path.parent)
