@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from progressive_cascade.ct.scan import Scan
 from progressive_cascade.ct.series import find_dicom_series, read_dicom_series, simpleitk
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, check_array, nifti_has_place, read_nifti, smallest_array
+from progressive_cascade.io.limits import MAX_DEFLATION, check_shape
 
 OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 """Volume files that SimpleITK reads."""
@@ -106,12 +108,19 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _read_image(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """A MetaImage or NRRD file; no affine where it does not say one."""
     sitk = simpleitk()
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+            raise UserError(f"{path} must have 3 dimensions and one number per voxel, got {size}")
+        is_alone = path.suffix.lower() in (".mha", ".nrrd")
+        # The others' voxels lie in other files; what is packed is not told by SimpleITK.
+        check_shape(size, path, held=path.stat().st_size * MAX_DEFLATION if is_alone else math.inf)
+        image = reader.Execute()
     except RuntimeError as error:
         raise UserError(f"{path} must be a readable image, got: {str(error).strip().splitlines()[-1]}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(f"{path} must have 3 dimensions and one number per voxel, got {image.GetSize()}")
     hu = smallest_array(sitk.GetArrayFromImage(image).transpose(2, 1, 0))
     check_array(hu, path, allow_nan=True)
     return hu, _image_affine(image) if _has_place(path) else None

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from progressive_cascade.ct.planes import Plane
 from progressive_cascade.errors import UserError
+from progressive_cascade.io.limits import check_inflation, check_shape
 
 
 def read_frame_planes(file: str) -> list[Plane]:
@@ -20,8 +22,10 @@ def read_frame_planes(file: str) -> list[Plane]:
     """
     import pydicom
 
+    check_inflation(Path(file), file)
     ds = pydicom.dcmread(file, stop_before_pixels=True)
     shared = _first(ds, "SharedFunctionalGroupsSequence")
+    check_shape([int(ds.get(name, 1)) for name in ("Rows", "Columns", "NumberOfFrames")], file)
     own = list(ds.get("PerFrameFunctionalGroupsSequence", []))
     if len(own) != int(ds.get("NumberOfFrames", 1)):
         raise UserError(f"{file} must say where each of its frames stands")

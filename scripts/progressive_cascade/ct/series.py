@@ -16,6 +16,7 @@ from progressive_cascade.ct.planes import Plane, fill_missing, find_missing, pad
 from progressive_cascade.ct.scan import Scan
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import check_array, smallest_array
+from progressive_cascade.io.limits import check_inflation, check_shape
 
 # Files beside DICOM that need no look inside.
 _OTHER_FILES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".json", ".csv", ".txt")
@@ -117,7 +118,7 @@ def _describe_series(files: Sequence[str], folder: str, uid: str) -> DicomSeries
     """Reads the headers: whose series it is, which images make up a volume, and whether it can be a CT's."""
     try:
         headers = [(file, _header(file)) for file in files]
-    except RuntimeError:
+    except (RuntimeError, UserError):
         return DicomSeries((), folder, uid, "", "a header cannot be read")
     modality, patient = _tag(headers[0][1], "0008|0060"), _tag(headers[0][1], "0010|0020")
     if modality != "CT":
@@ -160,6 +161,7 @@ def _planes(file: str, header: Any) -> list[Plane]:
 def _read_planes(planes: Sequence[Plane], name: str) -> np.ndarray:
     """The pixels of planes (column, row, slice) [HU]."""
     sitk = simpleitk()
+    check_shape((*planes[0].shape, len(planes)), name)
     try:
         if planes[0].frame is not None:
             return smallest_array(_whole(read_frames(planes)))
@@ -182,6 +184,7 @@ def _same_pixels(plane: Plane, other: Plane) -> bool:
 
 
 def _header(file: str) -> Any:
+    check_inflation(Path(file), file)
     reader = simpleitk().ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()

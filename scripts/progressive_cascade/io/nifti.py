@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from pathlib import Path
@@ -16,12 +15,9 @@ from nibabel.spatialimages import HeaderDataError
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io.files import atomic_path, reason, suffix_of
+from progressive_cascade.io.limits import MAX_DEFLATION, check_shape
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-MAX_VOXELS = 1 << 29
-"""The largest image that is read: 2048 slices of 512²."""
-# Deflate packs at most 1032 bytes into one (zlib's technical details).
-_MAX_DEFLATION = 1032
 # NIfTI-1 code 1: the affine maps to the scanner's (the patient's) millimetres.
 _SCANNER_CODE = 1
 _STORABLE = (np.dtype("int16"), np.dtype("float32"), np.dtype("uint8"))
@@ -122,13 +118,8 @@ def nifti_has_place(path: str | os.PathLike[str]) -> bool:
 
 def _check_size(image: Any, path: Path) -> None:
     """Refuses a header that promises more than the file can hold, before memory is taken for it."""
-    num_voxels = math.prod(int(size) for size in image.shape)
-    if num_voxels > MAX_VOXELS:
-        raise UserError(f"{path} must have at most {MAX_VOXELS} voxels, got shape {image.shape}")
-    held = path.stat().st_size * (_MAX_DEFLATION if path.suffix == ".gz" else 1)
-    promised = num_voxels * image.get_data_dtype().itemsize
-    if promised > held:
-        raise UserError(f"{path} must hold the {promised} bytes of its shape {image.shape}, got at most {held}")
+    held = path.stat().st_size * (MAX_DEFLATION if path.suffix == ".gz" else 1)
+    check_shape(image.shape, path, voxel_bytes=image.get_data_dtype().itemsize, held=held)
 
 
 def smallest_array(array: np.ndarray) -> np.ndarray:

@@ -5,16 +5,11 @@ from __future__ import annotations
 
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
 from progressive_cascade.errors import UserError
-
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_MOST_INFLATED, _BLOCK = 256 << 20, 1 << 20
-# Preamble, prefix, and the group length's own element (PS3.10 7.1).
-_META_START = 128 + 4 + 12
+from progressive_cascade.io.limits import check_inflation
 
 
 def tag_name(keyword: str) -> str:
@@ -31,40 +26,6 @@ def tag_name(keyword: str) -> str:
     if number is None:
         raise KeyError(f"{keyword} must be a keyword of the DICOM dictionary")
     return f"{keyword} ({number >> 16:04X},{number & 0xFFFF:04X})"
-
-
-def check_inflation(path: Path, name: str) -> None:
-    """Refuses a deflated file (PS3.5 A.5) that inflates beyond any radiograph: its reader inflates all of it at once.
-
-    Args:
-        path: of a file that may be DICOM.
-        name: how an error calls it.
-
-    Raises:
-        UserError: naming the limit.
-    """
-    _pydicom()
-    from pydicom.filereader import read_file_meta_info
-
-    try:
-        meta = read_file_meta_info(path)
-        if str(meta.get("TransferSyntaxUID", "")) != _DEFLATED:
-            return
-        start = _META_START + int(meta.FileMetaInformationGroupLength)
-    except Exception:  # whatever is wrong with it is told by who reads it
-        return
-    left, inflate = _MOST_INFLATED, zlib.decompressobj(-zlib.MAX_WBITS)
-    with open(path, "rb") as stream:
-        stream.seek(start)
-        for block in iter(lambda: stream.read(_BLOCK), b""):
-            while block and left >= 0:
-                try:
-                    left -= len(inflate.decompress(block, _BLOCK))
-                except zlib.error:
-                    return
-                block = inflate.unconsumed_tail
-            if left < 0:
-                raise UserError(f"{name} must inflate to at most {_MOST_INFLATED >> 20} MiB, it is larger")
 
 
 class DicomHeader:

@@ -71,14 +71,14 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        check_size(path, *reversed(reader.GetSize()[:2]))
+        size, dimensions = reader.GetSize(), reader.GetDimension()
+        check_size(path, *reversed(size[:2]))
+        if reader.GetNumberOfComponents() != 1 or dimensions not in (2, 3) or size[2:] not in ((), (1,)):
+            raise UserError(f"{path} must be one grey picture, got size {size}")
         image = reader.Execute()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:160]
         raise UserError(f"{path} must be a readable image, got: {reason}") from error
-    dimensions = image.GetDimension()
-    if image.GetNumberOfComponentsPerPixel() != 1 or dimensions not in (2, 3) or image.GetSize()[2:] not in ((), (1,)):
-        raise UserError(f"{path} must be one grey picture, got size {image.GetSize()}")
     array = sitk.GetArrayFromImage(image).reshape(image.GetHeight(), image.GetWidth()).T
     check_array(array, path)
     affine = np.eye(4)

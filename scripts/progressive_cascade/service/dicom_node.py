@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.io import atomic_path, sync
-from progressive_cascade.radiograph.dicom_tags import check_inflation
+from progressive_cascade.io.limits import check_inflation
 
 LOG = logging.getLogger("progressive_cascade.service")
 _CT = "1.2.840.10008.5.1.4.1.1.2"

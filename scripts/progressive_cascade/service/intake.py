@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem, read_json
-from progressive_cascade.radiograph.dicom_tags import check_inflation
+from progressive_cascade.io.limits import check_inflation
 from progressive_cascade.radiograph.folder import PairFiles, find_pairs
 from progressive_cascade.radiograph.record import check_size
 
