@@ -67,6 +67,19 @@ def test_a_killed_prepare_does_no_series_twice(archive, expected, tmp_path):
     assert _files(tmp_path / "dataset") == expected
 
 
+def test_two_prepares_at_once_do_not_share_a_folder(archive, expected, tmp_path):
+    """The second one is one line and touches nothing; the first goes on as if alone."""
+    child = Child(tmp_path / "log", _prepare, archive, tmp_path / "dataset", Workers(0))
+    work = tmp_path / "dataset" / ".preparing"
+    child.wait_for(lambda: (work / "done").exists())
+    child.signal(signal.SIGSTOP)
+    with pytest.raises(UserError, match=r"dataset must be written by one `prepare` at a time, got another that runs"):
+        _prepare(archive, tmp_path / "dataset", Workers(0))
+    child.signal(signal.SIGCONT)
+    assert child.wait() == 0, child.text()
+    assert _files(tmp_path / "dataset") == expected
+
+
 def test_a_dask_cluster_prepares_the_same_bytes(archive, expected, tmp_path):
     """LocalCluster against this process: every file of the dataset."""
     distributed = pytest.importorskip("distributed")

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from progressive_cascade.errors import RunError, UserError
+from progressive_cascade.io import take_lock
 
 CLUSTERS = ("slurm",)
 _INSTALL = "pip install 'progressive-cascade[dask]'"
 # Fewer series than this per process are done before the processes have started.
 _SERIES_PER_PROCESS = 4
 _SLURM_JOBS = 8
-_WORK = ".preparing"
+_WORK, _LOCK = ".preparing", "lock"
 Job = TypeVar("Job")
 Row = TypeVar("Row")
 
@@ -87,8 +88,12 @@ def kept_work(output: Path) -> Iterator[Path]:
     work = output / _WORK
     try:
         work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise UserError(f"output folder {output} must be writable, got: {error.strerror}") from error
+    if not take_lock(descriptor):
+        os.close(descriptor)
+        raise UserError(f"output folder {output} must be written by one `prepare` at a time, got another that runs")
     done = False
     try:
         yield work
@@ -101,6 +106,7 @@ def kept_work(output: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
             if not existed and not any(output.iterdir()):
                 output.rmdir()
+        os.close(descriptor)
 
 
 def num_cores() -> int:

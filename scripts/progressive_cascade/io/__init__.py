@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from progressive_cascade.io.commits import atomic_paths, finish_writing, staged_folder
+    from progressive_cascade.io.commits import atomic_paths, finish_writing, staged_folder, take_lock
     from progressive_cascade.io.files import atomic_path, sync
     from progressive_cascade.io.nifti import (
         NIFTI_SUFFIXES,
@@ -41,6 +41,7 @@ __all__ = [
     "smallest_array",
     "staged_folder",
     "sync",
+    "take_lock",
 ]
 
 _HOMES = {
@@ -48,6 +49,7 @@ _HOMES = {
         "atomic_paths",
         "finish_writing",
         "staged_folder",
+        "take_lock",
     ),
     "files": (
         "atomic_path",

@@ -134,7 +134,7 @@ def _stage(home: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"output folder {home} must be writable, got: {reason(error)}") from error
     try:
-        _lock(descriptor)
+        take_lock(descriptor)
         yield stage
     finally:
         os.close(descriptor)
@@ -223,12 +223,12 @@ def _abandoned(stage: Path) -> Iterator[bool]:
         yield stage.is_dir() and time.time() - stage.stat().st_mtime > MAKING_S
         return
     try:
-        yield _lock(descriptor)
+        yield take_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def take_lock(descriptor: int) -> bool:
     """Takes the lock of an open file, which the system takes back when the process ends, however it ends."""
     try:
         import fcntl
