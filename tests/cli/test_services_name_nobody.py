@@ -37,6 +37,8 @@ def service(cascade: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     monkeypatch.setattr(logging.getLogger("progressive_cascade"), "handlers", [])
+    # What another test has left there prints twice, and what this test's own client asks for.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():
