@@ -105,6 +105,16 @@ def test_read_spans_hold_what_the_detector_reads_and_little_more(view, detector)
                 assert np.flatnonzero(line)[0] - first <= 3 and last - np.flatnonzero(line)[-1] <= 4
 
 
+def test_virtual_pixels_are_no_wider_than_voxels_where_that_costs_little():
+    """Compiled distance-driven weights take a footprint of one voxel at most; a coarse detector stays coarse."""
+    affine, shape = volume_affine((32, 32, 32), 11.2), (32, 32, 32)
+    for pitch, count, fits in ((11.2, 64, True), (24.0, 30, False)):
+        beam = ConeBeam(700.0, 1020.0, (count, count), (pitch, pitch), ("lao45",))
+        made = plan.plan_view(beam.projection_matrices()[0], affine, shape=shape, detector_shape=(count, count))
+        assert made is not None and made.homography is not None
+        assert (max(np.abs(line.scale).max() for line in (made.row, made.col)) <= 1.0) == fits
+
+
 @pytest.mark.parametrize("shape", [(5, 6, 7), (4, 9, 3), (1, 2, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lines_that_do_not_fill_a_group_are_taken_as_they_are(shape, dtype):

@@ -25,6 +25,9 @@ _ALIGNED_VOXELS = 1e-3
 # A virtual detector samples this much finer than the real one: bicubic interpolation then errs by 1e-3 of the image,
 # a tenth of what voxels cost; a better kernel or 1.5 samples gain a fifth of that.
 _OVERSAMPLING = 1.3
+# Where that leaves virtual pixels wider than a voxel on some slice, up to this much.
+_FINEST_OVERSAMPLING = 1.5
+_JUST_A_VOXEL = 1.0 - 1e-9
 # Beyond this slope of a corner ray against the slices' normal, or this many virtual pixels per pixel, rays are cheaper.
 _STEEPEST = 2.5
 _MOST_VIRTUAL_PIXELS = 8.0
@@ -271,13 +274,14 @@ def _plan_virtual(
     corners = corners[:, :2] / corners[:, 2:]
     ends = middle / distance[[0, -1]]
     lines, placement, pixels = [], np.eye(3), 1.0
+    ratio = distance / middle
     for index, axis in enumerate((col, row)):
-        pitch = float(np.abs(jacobian[index]).max()) / _OVERSAMPLING
+        pixel = float(np.abs(jacobian[index]).max())
+        pitch = max(min(pixel / _OVERSAMPLING, _JUST_A_VOXEL / np.abs(ratio).max()), pixel / _FINEST_OVERSAMPLING)
         shadow = source[axis] + np.outer(ends, np.array([-1.0, shape[axis]]) - source[axis])
         low = max(corners[:, index].min(), shadow.min()) - _MARGIN * pitch
         high = min(corners[:, index].max(), shadow.max()) + _MARGIN * pitch
         count = max(int(np.ceil((high - low) / pitch)) + 1, 1)
-        ratio = distance / middle
         lines.append(PixelLine(ratio * pitch, source[axis] + ratio * (low - source[axis]), count, shape[axis]))
         placement[index] = np.eye(3)[index] / pitch
         placement[index, 2] = -low / pitch
