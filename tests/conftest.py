@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def same_threads() -> Iterator[None]:
     """No test leaves torch with more threads: on shared cores the next phantom would take five to ten times as long."""
     yield
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def same_path() -> Iterator[None]:
+    """No test leaves another package of our name to be imported first: an exported bundle puts its own there."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture

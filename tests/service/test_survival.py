@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi")
 import httpx
 
+import progressive_cascade
 from progressive_cascade.errors import UserError
 from progressive_cascade.service import Store
 from progressive_cascade.service.settings import MAX_INTERRUPTIONS, Outcome
@@ -35,7 +36,8 @@ uvicorn.run(build_app(made), port=int(sys.argv[2]), log_level="warning")
 
 @contextmanager
 def _service(folder: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ours = str(Path(progressive_cascade.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([ours, *sys.path])}
     process = subprocess.Popen([sys.executable, "-c", _SERVER, str(folder), str(port)], env=environment)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         try:
