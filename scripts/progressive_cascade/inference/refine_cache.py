@@ -33,6 +33,8 @@ from progressive_cascade.io import atomic_path
 from progressive_cascade.networks import ProgressiveCascade
 
 _TENSORS = ("volume", "image", "matrices")
+# Raised whenever refining comes to do something else with the same settings: what older code found is then not taken.
+_REVISION = 1
 
 
 def refine_cached(
@@ -87,7 +89,7 @@ def _hash_weights(network: ProgressiveCascade) -> str:
 
 
 def _hash(weights: str, known: str, settings: RefineSettings, sample: Sequence[Tensor | None]) -> str:
-    digest = hashlib.sha256(f"{weights} {known} {sorted(asdict(settings).items())}".encode())
+    digest = hashlib.sha256(f"{_REVISION} {weights} {known} {sorted(asdict(settings).items())}".encode())
     for index, value in enumerate(sample):
         _add(digest, str(index), value)
     return digest.hexdigest()
@@ -97,7 +99,7 @@ def _add(digest: Any, name: str, value: Tensor | None) -> None:
     digest.update(name.encode())
     if value is not None:
         digest.update(f"{tuple(value.shape)}".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().double().contiguous().numpy().tobytes())
 
 
 def _read(path: Path, device: torch.device) -> Refinement | None:

@@ -41,7 +41,7 @@ def check_shape(shape: Sequence[int], name: object, *, voxel_bytes: int = 1, hel
 
 
 def check_inflation(path: Path, name: str) -> None:
-    """Refuses a deflated file (PS3.5 A.5) that inflates beyond any radiograph: its reader inflates all of it at once.
+    """Refuses a deflated file (PS3.5 A.5) that inflates beyond any image: its reader inflates all of it at once.
 
     Args:
         path: of a file that may be DICOM.

@@ -18,7 +18,8 @@ from typing import Any
 import numba
 import numpy as np
 
-# Lines of voxels that share the places of their pixels: four of float32 are one vector of SSE and NEON.
+# Lines of voxels that share the places of their pixels: four of float32 are one vector of SSE and NEON. The loops over
+# them are written out, which LLVM needs to see the vector.
 _LINES = 4
 
 
