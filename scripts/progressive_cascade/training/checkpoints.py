@@ -22,6 +22,7 @@ from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.checkpoints import check_architecture, check_geometry, names_up_to, stage_prefix
 from progressive_cascade.paths import record_trained
+from progressive_cascade.training.growth import frozen_growth, grow_state
 from progressive_cascade.training.kept import write_whole
 
 
@@ -176,7 +177,7 @@ class HalfPrecisionState:
         getattr(self.network, "module", self.network).load_state_dict(state)
 
 
-def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> None:
+def load_predecessor(network: ProgressiveCascade, path: str | Path | None, grow: bool = False) -> None:
     """Start a stage from the checkpoint of the one before, or go on from one of its own.
 
     Stage 3, where its U-Net has the shapes of stage 2's, starts from those weights: what sharpens 128³ sharpens 256³.
@@ -185,11 +186,16 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
         network: the cascade to be trained; its encoder and earlier stages are filled, and its last stage where the
             checkpoint holds that, too.
         path: bare state dict of a cascade with one stage less, or with as many; None: nothing is loaded.
+        grow: take a checkpoint that lacks the 2-D network, lifted features or cross-attention, too: the network equals
+            it before the first step (:func:`progressive_cascade.training.growth.grow_state`).
 
     Raises:
-        UserError: if the file is missing, not a checkpoint, of another architecture or geometry.
+        UserError: if the file is missing, not a checkpoint, of another architecture or geometry, there is none to grow
+            from, or what grows would be frozen.
     """
     if path is None:
+        if grow:
+            raise UserError(f"predecessor must be a checkpoint that stage {network.stage} grows from, got null")
         return
     path = Path(path)
     if not path.is_file():
@@ -200,7 +206,7 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
     state = read_state(path)
     goes_on = any(name.startswith(stage_prefix(network.stage)) for name in state)
     reach = network.stage if goes_on else max(1, network.stage - 1)
-    check_architecture(network, state, path, stage=reach)
+    state = _fit(network, state, path, reach, grow=grow)
     check_geometry(network, state, path)
     network.load_state_dict({name: state[name] for name in names_up_to(network, reach)}, strict=False)
     if goes_on or network.stage < 3:
@@ -208,6 +214,36 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None) -> No
     unets = [stage.unet.state_dict() for stage in list(network.stages)[-2:]]  # pyright: ignore[reportAttributeAccessIssue]
     if _shapes(unets[0]) == _shapes(unets[1]):
         network.stages[-1].unet.load_state_dict(unets[0])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _fit(
+    network: ProgressiveCascade, state: Mapping[str, Tensor], path: Path, stage: int, *, grow: bool
+) -> Mapping[str, Tensor]:
+    """The state, grown where that is wanted, of exactly the network's architecture up to a stage."""
+    grown = grow_state(network, state, stage=stage)
+    if not grow:
+        try:
+            check_architecture(network, state, path, stage=stage)
+        except UserError as error:
+            hint = "; set grow to true to start from it all the same" if _fits(network, grown, path, stage) else ""
+            raise UserError(f"{error}{hint}") from None
+        return state
+    check_architecture(network, grown, path, stage=stage)
+    untrained = frozen_growth(network, state)
+    if untrained is not None:
+        raise UserError(
+            f"freeze_earlier must be false where stage {network.stage} grows from {path}, or {untrained} would stay "
+            "untrained; or grow stage 1 first, and set predecessor to what it wrote"
+        )
+    return grown
+
+
+def _fits(network: ProgressiveCascade, state: Mapping[str, Tensor], path: Path, stage: int) -> bool:
+    try:
+        check_architecture(network, state, path, stage=stage)
+    except UserError:
+        return False
+    return True
 
 
 def _trainable(network: nn.Module) -> nn.ParameterList:

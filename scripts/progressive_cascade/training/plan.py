@@ -44,9 +44,10 @@ def plan_stage(config: ConfigParser, *, processes: int = 1, predecessor_follows:
     """
     lines = check_start(config, processes=processes)
     predecessor = config.get_parsed_content("predecessor")
-    if predecessor is not None and not predecessor_follows:
-        load_predecessor(config.get_parsed_content("network_def"), predecessor)
-        lines.append(f"  predecessor: {predecessor} fits")
+    grow = config.get_parsed_content("grow")
+    if (predecessor is not None or grow) and not predecessor_follows:
+        load_predecessor(config.get_parsed_content("network_def"), predecessor, grow)
+        lines.append(f"  predecessor: {predecessor} {'can grow' if grow else 'fits'}")
     with TemporaryDirectory() as elsewhere:  # trying writes nothing where the run will
         trial = ConfigParser(deepcopy(config.get()))
         trial.update(dict.fromkeys(("ckpt_dir", "log_dir", "cache_dir"), elsewhere))

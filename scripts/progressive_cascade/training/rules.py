@@ -104,6 +104,7 @@ RULES: dict[str, Rule] = {
     "cache_dir": _path("a folder's name"),
     "output_dir": _path("a folder's name"),
     "predecessor": _path("a checkpoint's name", none=True),
+    "grow": _FLAG,
     "checkpoint": _path("a checkpoint's name"),
     "stage": Rule("1, 2 or 3", lambda value: _is_whole(value) and value in (1, 2, 3)),
     "grid": _GRID,
