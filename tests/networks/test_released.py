@@ -72,7 +72,8 @@ def test_weights_that_lost_their_meaning_are_refused(
 @pytest.mark.parametrize("stage", RELEASED)
 def test_released_entries_keep_their_names(stage: int) -> None:
     """Who renames a layer makes every checkpoint unreadable that somebody has trained."""
-    state = HalfPrecisionState(ProgressiveCascade(stage=stage)).state_dict()
+    state = dict(HalfPrecisionState(ProgressiveCascade(stage=stage)).state_dict())
+    del state["range_values"]  # a later addition, filled in for files that lack it
     lines = "\n".join(f"{name} {tuple(value.shape)} {value.dtype}" for name, value in sorted(state.items()))
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == RELEASED[stage]
 

@@ -187,5 +187,5 @@ def test_an_incomplete_pair_is_refused(tmp_path: Path) -> None:
 def test_phantoms_name_their_population_unless_it_is_basic():
     """Basic items stay as they were, so that caches last; others are patients of their own."""
     assert training_items(num_phantoms=1) == [{"seed": 0}]
-    named = training_items(num_phantoms=2, population="clinical")
+    named = training_items(num_phantoms=2, populations={"clinical": 1.0})
     assert named == [{"seed": 0, "population": "clinical"}, {"seed": 1, "population": "clinical"}]

@@ -11,8 +11,11 @@ from monai.engines.trainer import SupervisedTrainer
 
 from progressive_cascade import line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu, hu_to_unit
+from progressive_cascade.ct.augment import RandAnatomyd
 from progressive_cascade.errors import RunError
+from progressive_cascade.geometry import GeometryRange
 from progressive_cascade.losses import CascadeLoss
+from progressive_cascade.projector import project
 from progressive_cascade.training.engine import MaskedPSNR, SimulateBatch, StageObjective
 from progressive_cascade.training.handlers import ClipGradients
 from tests.conftest import SMALL
@@ -69,6 +72,34 @@ def test_uncalibrated_samples_are_told():
     changed = torch.tensor([not torch.equal(a, b) for a, b in zip(image, clean, strict=True)])
     assert torch.equal(targets["calibrated"] == 0, changed)
     assert torch.equal(arguments["calibrated"], targets["calibrated"])
+
+
+def test_geometries_are_drawn_from_the_range():
+    """All samples inside it, no two alike, and the image is the projection by the very matrices that are told."""
+    spread = GeometryRange((800.0, 1900.0), (330.0, 430.0), turn=8.0, offset=20.0, opposite=True)
+    batch = {**_batch(), "draw": torch.tensor([3, 4]), "step": torch.tensor([1, 1])}
+    image, _, _, arguments = SimulateBatch(16, geometry=BEAM, geometry_range=spread)(batch)
+    matrices = arguments["projection_matrices"]
+    for each in matrices.double().numpy():
+        assert spread.misfits(each, BEAM.projection_matrices(), BEAM.detector_shape[0]) == []
+    assert not torch.equal(matrices[0], matrices[1])
+    affine = torch.as_tensor(volume_affine((32, 32, 32), 11.2)).expand(2, 4, 4)
+    expected = project(hu_to_mu(_batch()["label"].float()), matrices, affine, BEAM.detector_shape)
+    torch.testing.assert_close(image, expected)
+    nominal = SimulateBatch(16, geometry=BEAM, geometry_range=spread, range_share=0.0)(batch)[3]["projection_matrices"]
+    torch.testing.assert_close(nominal[0].double(), torch.as_tensor(BEAM.projection_matrices()))
+
+
+def test_patients_are_augmented_by_their_number_in_the_run():
+    """The same draw is the same patient in any batch; another draw another."""
+    simulate = SimulateBatch(32, geometry=BEAM, augment=RandAnatomyd(prob=1.0), seed=5)
+
+    def label(draws: list[int]) -> torch.Tensor:
+        return simulate({**_batch(), "draw": torch.tensor(draws), "step": torch.tensor([0, 0])})[1]["label"]
+
+    first, swapped = label([7, 8]), label([8, 7])
+    torch.testing.assert_close(first.flip(0), swapped, rtol=0, atol=0)
+    assert not torch.equal(first[0], first[1])
 
 
 def test_label_grid_must_be_a_multiple():

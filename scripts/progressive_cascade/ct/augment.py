@@ -30,7 +30,8 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
     outside the cube is not valid.
 
     Args:
-        keys: volumes (1, g, g, g) of the whole cube, the CT [HU] first; the others are masks.
+        keys: volumes (1, g, g, g) of the whole cube, the CT [HU] first; the others are masks. On any device, where the
+            work is done.
         prob: probability that anything changes.
         max_scale: largest change of size, per axis, half of it shared by all axes.
         max_shift_mm: largest shift, per axis [mm].
@@ -102,7 +103,7 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         label, *masks = self.key_iterator(item)
         if not self._do_transform:
             return {**item, label: item[label].float()}
-        grid = self._grid(item[label].shape[1:])
+        grid = self._grid(item[label].shape[1:], item[label].device)
         inside = grid.abs().amax(dim=0) <= 1
         # Along z the end slices go on: coordinates stop at the last slice's centre.
         depth = grid.shape[-1]
@@ -118,7 +119,7 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         item[label] = self._change_density(hu[None])
         return item
 
-    def _grid(self, shape: Sequence[int]) -> torch.Tensor:
+    def _grid(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
         """Where each voxel of the new patient lies in the old one, (3, x, y, z) in the order z, y, x.
 
         Deformation and pose are one sum of products of functions of x, y and z: three small matrix products.
@@ -130,8 +131,9 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         weights[:, linear, one, one] = self._matrix[:, 0]
         weights[:, one, linear, one] = self._matrix[:, 1]
         weights[:, one, one, linear] = self._matrix[:, 2]
-        along_x, along_y, along_z = map(_basis, shape)
-        grid = torch.einsum("dijk,xi->dxjk", torch.from_numpy(weights[::-1].copy()).float(), along_x)
+        along_x, along_y, along_z = (_basis(size, device) for size in shape)
+        control = torch.from_numpy(weights[::-1].copy()).float().to(device)
+        grid = torch.einsum("dijk,xi->dxjk", control, along_x)
         return torch.einsum("dxjk,yj->dxyk", grid, along_y) @ along_z.T
 
     def _change_density(self, hu: torch.Tensor) -> torch.Tensor:
@@ -149,7 +151,7 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _basis(size: int) -> torch.Tensor:
+def _basis(size: int, device: torch.device) -> torch.Tensor:
     """Functions along an axis at the voxels' centres (size, 8): of the control points, 1, normalised coordinate."""
     points = torch.eye(_CONTROL_POINTS)[None]
     # Linear interpolation alone would kink at the control points.
@@ -157,7 +159,7 @@ def _basis(size: int) -> torch.Tensor:
     smooth = functional.avg_pool1d(functional.pad(smooth, (2, 2), mode="replicate"), 5, stride=1)
     smooth = functional.interpolate(smooth, size=size, mode="linear", align_corners=True)[0]
     centers = (torch.arange(size) + 0.5) * (2 / size) - 1
-    return torch.cat([smooth, torch.ones(1, size), centers[None]]).T.contiguous()
+    return torch.cat([smooth, torch.ones(1, size), centers[None]]).T.contiguous().to(device)
 
 
 def _sample(volumes: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where source, patient and detector stand: `ConeBeam`, presets, views by name and angle, poses, the sidecar."""
+"""Where source, patient and detector stand: `ConeBeam`, presets, views, poses, ranges for training, the sidecar."""
 
 from __future__ import annotations
 
 from progressive_cascade.geometry.beam import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
 from progressive_cascade.geometry.sidecar import load_geometry, save_geometry
+from progressive_cascade.geometry.variety import GeometryRange, Misfit, parse_range
 from progressive_cascade.geometry.views import VIEWS
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "VOLUME_SHAPE",
     "VOXEL_SIZE",
     "ConeBeam",
+    "GeometryRange",
+    "Misfit",
     "load_geometry",
     "parse_beam",
+    "parse_range",
     "save_geometry",
     "volume_affine",
 ]

@@ -24,6 +24,7 @@ _NAMED_AXES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], tuple[i
     "left_lateral": ((-1, 0, 0), (0, -1, 0), (0, 0, -1)),
     "right_lateral": ((1, 0, 0), (0, 1, 0), (0, 0, -1)),
 }
+_OPPOSITE = {"pa": "ap", "ap": "pa", "left_lateral": "right_lateral", "right_lateral": "left_lateral"}
 VIEWS = tuple(_NAMED_AXES)
 """The views that have a name of their own."""
 
@@ -73,6 +74,21 @@ def view_axes(view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         np.array([-cos_a, -sin_a, 0.0]) + 0.0,
         np.array([-sin_a * sin_b, cos_a * sin_b, -cos_b]) + 0.0,
     )
+
+
+def opposite_view(view: str) -> str:
+    """The named view that looks along the same axis from its other end.
+
+    Raises:
+        ValueError: if the view has angles for a name.
+
+    Example:
+        >>> opposite_view("pa")
+        'ap'
+    """
+    if view not in _OPPOSITE:
+        raise ValueError(f"view must be one of {VIEWS} to have an opposite one, got {view!r}")
+    return _OPPOSITE[view]
 
 
 def view_angles(view: str) -> tuple[float, float]:

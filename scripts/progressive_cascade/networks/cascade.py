@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cascade: one module, one tensor in, one tensor out."""
 
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from progressive_cascade.consistency import program_axes
-from progressive_cascade.geometry import ConeBeam, parse_beam
+from progressive_cascade.geometry import ConeBeam, GeometryRange, parse_beam, parse_range
 from progressive_cascade.networks.blocks import Block
 from progressive_cascade.networks.stages import RefinementStage, StageContext
 from progressive_cascade.networks.xray import XrayConditioningModule
@@ -16,6 +16,8 @@ from progressive_cascade.networks.xray import XrayConditioningModule
 NUM_STAGES = 3
 # The mean of a thorax in its cube, in [0, 1].
 _START = 0.3
+# What stands in a state dict for no range.
+_NO_RANGE = [0.0] * 7
 # A refining stage changes a voxel by some 0.05, and its features are of the size of 1. Without this factor the first
 # steps of its last layer, each as large as the learning rate in every weight, would throw the volume away.
 _REFINEMENT_GAIN = 0.1
@@ -44,12 +46,16 @@ class ProgressiveCascade(nn.Module):
         lift_channels: features per view that are lifted likewise; 0 and no cross-attention: no 2-D encoder at all.
         gradient_checkpointing: recompute every block in the backward pass instead of keeping its activations.
         freeze_earlier: train the last stage alone; the encoder and the earlier stages stay as loaded, in eval mode.
+        geometry_range: what geometries it is trained for, the object or a mapping of its fields; None: its own alone.
+            It travels in the state dict.
 
     Raises:
         ValueError: if an argument does not fit, or the geometry's detector is not a square multiple of 64.
     """
 
+    __jit_unused_properties__: ClassVar[List[str]] = ["geometry_range"]
     projection_matrices: Tensor
+    range_values: Tensor
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class ProgressiveCascade(nn.Module):
         lift_channels: int = 0,
         gradient_checkpointing: bool = False,
         freeze_earlier: bool = False,
+        geometry_range: Union[Dict, GeometryRange, None] = None,
     ) -> None:
         super().__init__()
         beam = parse_beam(geometry)
@@ -80,9 +87,8 @@ class ProgressiveCascade(nn.Module):
         reads_features = cross_attention or (lift_channels > 0 and lift_pixels)
         self.xray: Optional[XrayConditioningModule] = None
         if reads_features:
-            self.xray = XrayConditioningModule(
-                **sizes, channels=encoder_channels, depth=vit_depth, cross_view=cross_view
-            )
+            encoder = {"channels": encoder_channels, "depth": vit_depth, "cross_view": cross_view}
+            self.xray = XrayConditioningModule(**sizes, **encoder)
         self.stages = nn.ModuleList(
             RefinementStage(
                 **sizes,
@@ -99,14 +105,15 @@ class ProgressiveCascade(nn.Module):
             )
             for index in range(stage)
         )
-        self._register_geometry(beam)
+        self._register_geometry(beam, parse_range(geometry_range))
         self._prepare_layers(gradient_checkpointing)
 
-    def _register_geometry(self, beam: ConeBeam) -> None:
+    def _register_geometry(self, beam: ConeBeam, trained: Optional[GeometryRange]) -> None:
         matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32)
         self.register_buffer("projection_matrices", matrices)
         # With the matrices it tells a checkpoint's reader what radiographs it wants.
         self.register_buffer("detector_size", torch.tensor(self.image_size))
+        self.register_buffer("range_values", torch.tensor(_NO_RANGE if trained is None else trained.to_values()))
 
     def _prepare_layers(self, gradient_checkpointing: bool) -> None:
         for module in self.modules():
@@ -121,6 +128,17 @@ class ProgressiveCascade(nn.Module):
             for module in self.frozen_modules():
                 module.requires_grad_(False)
         self.train(self.training)
+
+    @property
+    def geometry_range(self) -> Optional[GeometryRange]:
+        """What geometries it was trained for; None: nothing is kept about it."""
+        values = self.range_values.tolist()
+        return None if values == _NO_RANGE else GeometryRange.from_values(values)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        # Checkpoints of before were trained for one geometry and say nothing about a range.
+        state_dict.setdefault(f"{prefix}range_values", torch.tensor(_NO_RANGE))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def grid(self) -> int:

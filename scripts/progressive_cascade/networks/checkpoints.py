@@ -64,9 +64,9 @@ def check_architecture(
     """
     stage = network.stage if stage is None else stage
     own = network.state_dict()
-    wrong = sorted(
-        name for name in names_up_to(network, stage) if name not in state or state[name].shape != own[name].shape
-    )
+    # What a checkpoint was trained for is no part of the architecture; those of before do not keep it.
+    needed = names_up_to(network, stage) - ({"range_values"} - set(state))
+    wrong = sorted(name for name in needed if name not in state or state[name].shape != own[name].shape)
     different = wrong + sorted(set(state) - set(own))
     if different:
         raise UserError(

@@ -20,15 +20,19 @@ from progressive_cascade.physics.spectrum import (
     parse_spectrum,
     tube_spectrum,
 )
+from progressive_cascade.physics.variety import AcquisitionRange, acquire, harden
 
 __all__ = [
+    "AcquisitionRange",
     "Exposure",
     "Spectrum",
+    "acquire",
     "detect",
     "detector_signal",
     "display_image",
     "display_window",
     "half_value_layer",
+    "harden",
     "log_counts",
     "monoenergetic",
     "noisy_counts",

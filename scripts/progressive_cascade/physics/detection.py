@@ -123,7 +123,7 @@ def scattered(transmission: Tensor, ratio: float, *, sigma: tuple[float, float])
     tiny = torch.finfo(transmission.dtype).tiny
     potential = -transmission * torch.log(transmission.clamp(min=tiny, max=1.0))
     rows, cols = (
-        _blur_matrix(size, width, transmission) for size, width in zip(transmission.shape[-2:], sigma, strict=True)
+        blur_matrix(size, width, transmission) for size, width in zip(transmission.shape[-2:], sigma, strict=True)
     )
     with torch.autocast(transmission.device.type, enabled=False):
         spread = rows @ potential @ cols.mT
@@ -179,8 +179,17 @@ def log_counts(counts: Tensor, photons: float) -> Tensor:
     return -torch.log(counts.clamp(min=HALF_PHOTON) / photons)
 
 
-def _blur_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
-    """Gaussian of standard deviation sigma [pixels] as a matrix whose rows sum to 1: a constant stays a constant."""
+def blur_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+    """A Gaussian as a matrix whose rows sum to 1: a constant stays a constant.
+
+    Args:
+        size: pixels.
+        sigma: standard deviation [pixels].
+        like: tensor whose type and device the matrix has.
+
+    Returns:
+        (size, size).
+    """
     at = torch.arange(size, dtype=like.dtype, device=like.device)
     weights = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
     return weights / weights.sum(dim=1, keepdim=True)

@@ -208,7 +208,9 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None, grow:
     reach = network.stage if goes_on else max(1, network.stage - 1)
     state = _fit(network, state, path, reach, grow=grow)
     check_geometry(network, state, path)
-    network.load_state_dict({name: state[name] for name in names_up_to(network, reach)}, strict=False)
+    # The range is what this run trains for, whatever its predecessor was.
+    kept = names_up_to(network, reach) - {"range_values"}
+    network.load_state_dict({**network.state_dict(), **{name: state[name] for name in kept}})
     if goes_on or network.stage < 3:
         return
     unets = [stage.unet.state_dict() for stage in list(network.stages)[-2:]]  # pyright: ignore[reportAttributeAccessIssue]

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-from itertools import cycle, islice
+from collections.abc import Mapping
+from itertools import accumulate, cycle, islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from progressive_cascade.ct.datalist import check_section, load_datalist
 from progressive_cascade.errors import UserError
+from progressive_cascade.phantom import parse_population
 
 FIRST_SEEDS = {"training": 0, "validation": 1_000_000, "test": 2_000_000}
 """First phantom seed of each section, far enough apart that no phantom is ever in two."""
@@ -42,7 +44,7 @@ def training_items(
     first_seed: int | None = None,
     ct_share: float | None = None,
     mirror_cts: bool = False,
-    population: str = "basic",
+    populations: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Items of CTs and phantoms together, for a MONAI `Dataset`, `CacheDataset` or `PersistentDataset`.
 
@@ -56,7 +58,8 @@ def training_items(
             are both. None: every case once.
         mirror_cts: give the CTs as mirror images, left for right. To a frozen earlier stage that remembers its CTs a
             mirror image is a new patient, with a new patient's errors: what a later stage must learn to mend.
-        population: what the phantoms are drawn from, see :func:`.phantom.parse_population`.
+        populations: what the phantoms are drawn from (:func:`.phantom.parse_population`), each with its weight among
+            them; None: all from `basic`.
 
     Returns:
         The items: CTs first, then phantoms.
@@ -71,7 +74,7 @@ def training_items(
     cts: list[dict[str, Any]] = [*load_datalist(dataset_dir, section)] if dataset_dir else []
     if mirror_cts:
         cts = [{**item, "mirrored": True} for item in cts]
-    phantoms = phantom_items(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed, population)
+    phantoms = _phantoms(num_phantoms, FIRST_SEEDS[section] if first_seed is None else first_seed, populations)
     if cts and phantoms and ct_share is not None:
         cts, phantoms = _mix(cts, phantoms, ct_share)
     items = [*cts, *phantoms]
@@ -102,6 +105,19 @@ def steps_per_epoch(dataloader: DataLoader, epoch_size: int | None = None) -> in
         raise UserError(f"epoch_size must be a positive number of cases or null, got {epoch_size}")
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     return math.ceil(epoch_size / ((dataloader.batch_size or 1) * processes))
+
+
+def _phantoms(num: int, first_seed: int, populations: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    """Phantoms of all populations, no seed twice."""
+    weights = dict(populations or {"basic": 1.0})
+    if not all(weight > 0 for weight in weights.values()):
+        raise UserError(f"populations must have weights above 0, got {weights}")
+    ends = [round(num * share / sum(weights.values())) for share in accumulate(weights.values())]
+    items = []
+    for name, start, end in zip(weights, [0, *ends], ends, strict=False):
+        parse_population(name)
+        items += phantom_items(end - start, first_seed + start, name)
+    return items
 
 
 def _mix(

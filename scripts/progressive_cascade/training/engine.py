@@ -13,19 +13,28 @@ from monai.metrics import CumulativeIterationMetric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, hu_to_mu, hu_to_unit
-from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, decompose_hu, hu_to_mu, hu_to_unit
+from progressive_cascade.ct.augment import RandAnatomyd
+from progressive_cascade.geometry import (
+    VOLUME_SHAPE,
+    VOXEL_SIZE,
+    ConeBeam,
+    GeometryRange,
+    parse_beam,
+    parse_range,
+    volume_affine,
+)
 from progressive_cascade.losses import CascadeLoss, Reprojection
-from progressive_cascade.physics import log_counts, noisy_counts
+from progressive_cascade.physics import AcquisitionRange, acquire, harden, log_counts, noisy_counts
 from progressive_cascade.physics.simulate import jittered_beam
 from progressive_cascade.projector import project
-from progressive_cascade.training.stream import SIMULATION, WINDOW, derive
+from progressive_cascade.training.stream import AUGMENTATION, SIMULATION, SPECTRUM, WINDOW, derive
 
 _EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 
 
 class SimulateBatch(PrepareBatch):
-    """Turns CT volumes into a training batch on the device: radiographs, the target at the stage's grid, its mask.
+    """Turns CT volumes into a training batch on the device: another patient, radiographs, the target, its mask.
 
     What varies is a function of the seed and of the sample (its ``draw``), the window one of the step, so that it does
     not matter in which process, batch or attempt a sample is simulated. Batches without these numbers are counted.
@@ -37,6 +46,12 @@ class SimulateBatch(PrepareBatch):
         shift_jitter: the isocenter of each sample varies by this much per axis, uniformly [mm].
         photons: photons per pixel without a patient for Poisson noise; None: no noise.
         uncalibrated: share of the samples whose radiographs get an unknown scale (±20 %) and offset (±0.3).
+        geometry_range: geometries a share of the samples is drawn from, :class:`.geometry.GeometryRange` or its fields;
+            None: all have the nominal one, jittered.
+        range_share: that share.
+        acquisition: how radiographs are taken and what is known of their values,
+            :class:`.physics.AcquisitionRange` or its fields, in place of `photons` and `uncalibrated`.
+        augment: makes another patient of each; None: all stay as they are.
         window: side of the random window the last stage is trained on; None: the whole volume.
         energy_kev: effective photon energy [keV].
         seed: of the jitter, the noise and the windows.
@@ -54,6 +69,10 @@ class SimulateBatch(PrepareBatch):
         shift_jitter: float = 0.0,
         photons: float | None = None,
         uncalibrated: float = 0.0,
+        geometry_range: GeometryRange | dict | None = None,
+        range_share: float = 1.0,
+        acquisition: AcquisitionRange | dict | None = None,
+        augment: RandAnatomyd | None = None,
         window: int | None = None,
         energy_kev: float = EFFECTIVE_ENERGY_KEV,
         seed: int = 0,
@@ -70,6 +89,12 @@ class SimulateBatch(PrepareBatch):
         self.shift_jitter = shift_jitter
         self.photons = photons
         self.uncalibrated = uncalibrated
+        self.geometry_range = parse_range(geometry_range)
+        self.range_share = range_share
+        self.acquisition = (
+            AcquisitionRange.from_dict(dict(acquisition)) if isinstance(acquisition, Mapping) else acquisition
+        )
+        self.augment = augment
         self.window = window
         self.energy_kev = energy_kev
         self.seed = seed
@@ -105,9 +130,11 @@ class SimulateBatch(PrepareBatch):
         valid = batchdata.get("valid")
         valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
         draws, step = self._numbers(batchdata, len(hu))
+        hu, valid = self._augmented(hu, valid, draws)
         random = [derive(self.seed, SIMULATION, draw) for draw in draws]
-        matrices = _send(np.stack([self._jittered_matrices(each) for each in random]), hu.device)
-        image, calibrated = self._radiographs(hu, matrices, random)
+        geometries = np.stack([self._draw_matrices(each) for each in random])
+        matrices = _send(geometries, hu.device)
+        image, calibrated = self._radiographs(hu, matrices, random, step)
         window = self._random_window(step)
         factor = hu.shape[2] // self.grid
         targets = {
@@ -124,12 +151,34 @@ class SimulateBatch(PrepareBatch):
             arguments["window"] = window
         return image, targets, (), arguments
 
+    def _augmented(self, hu: Tensor, valid: Tensor, draws: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Other patients, each from its own numbers."""
+        if self.augment is None:
+            return hu, valid
+        made = []
+        for label, mask, draw in zip(hu, valid, draws, strict=True):
+            self.augment.set_random_state(seed=int(derive(self.seed, AUGMENTATION, draw).integers(2**32)))
+            made.append(self.augment({"label": label, "valid": mask}))
+        return torch.stack([each["label"] for each in made]), torch.stack([each["valid"] for each in made])
+
     def _radiographs(
-        self, hu: Tensor, matrices: Tensor, random: Sequence[np.random.Generator]
+        self, hu: Tensor, matrices: Tensor, random: Sequence[np.random.Generator], step: int
     ) -> tuple[Tensor, Tensor]:
         """Line integrals as they are acquired, and for each sample 1 where their scale and offset are kept."""
         affine = self._affine(hu.shape[2], hu.device).expand(len(hu), 4, 4)
-        image = project(hu_to_mu(hu, self.energy_kev), matrices, affine, self.beam.detector_shape)
+
+        def lines(volume: Tensor) -> Tensor:
+            return project(volume, matrices, affine, self.beam.detector_shape)
+
+        if self.acquisition is not None:
+            kilovolts = self.acquisition.draw_kilovolts(derive(self.seed, SPECTRUM, step))
+            if kilovolts is None:
+                primary = lines(hu_to_mu(hu, self.energy_kev))
+            else:
+                water, bone = (lines(part) for part in decompose_hu(hu, self.energy_kev))
+                primary = harden(water, bone, kilovolts)
+            return acquire(primary, self.acquisition, random, pitch=self._pitches(matrices))
+        image = lines(hu_to_mu(hu, self.energy_kev))
         if self.photons is not None:
             image = _noisy(image, self.photons, random)
         if self.uncalibrated > 0:
@@ -149,7 +198,14 @@ class SimulateBatch(PrepareBatch):
         step, self._calls = self._calls, self._calls + 1
         return list(range(step * count, (step + 1) * count)), step
 
-    def _jittered_matrices(self, random: np.random.Generator) -> np.ndarray:
+    def _pitches(self, matrices: Tensor) -> Tensor:
+        """Pixel size of each sample's first view in the plane through the isocenter (b,) [mm]."""
+        column, along = matrices[:, 0, 0, :3], matrices[:, 0, 2, :3]
+        return matrices[:, 0, 2, 3] / torch.linalg.cross(column, along).norm(dim=1)
+
+    def _draw_matrices(self, random: np.random.Generator) -> np.ndarray:
+        if self.geometry_range is not None and random.random() < self.range_share:
+            return self.geometry_range.draw(self.beam, random)
         if self.distance_jitter == 0 and self.shift_jitter == 0:
             return self.beam.projection_matrices()
         beam = jittered_beam(self.beam, random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter)

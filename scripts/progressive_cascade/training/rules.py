@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from progressive_cascade.ct import SECTIONS
-from progressive_cascade.geometry import parse_beam
+from progressive_cascade.geometry import parse_beam, parse_range
 from progressive_cascade.inference.refine import MAX_STEPS
+from progressive_cascade.phantom import parse_population
+from progressive_cascade.physics import AcquisitionRange
 from progressive_cascade.training.tracking import TOOLS
 
 
@@ -63,6 +65,14 @@ def _is_whole(value: Any) -> bool:
 
 def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_AT_LEAST_0.holds(weight) for weight in value.values())
+
+
+def _is_acquisition(value: Any) -> bool:
+    return value is None or bool(AcquisitionRange.from_dict(dict(value)))
+
+
+def _is_populations(value: Any) -> bool:
+    return len(value) > 0 and all(bool(parse_population(name)) and _POSITIVE.holds(value[name]) for name in value)
 
 
 def _is_steps(value: Any) -> bool:
@@ -151,6 +161,10 @@ RULES: dict[str, Rule] = {
     "shift_jitter": _AT_LEAST_0,
     "photons": _number("a number above 0", lambda value: value > 0, none=True),
     "uncalibrated": _SHARE,
+    "geometry_range": Rule("GeometryRange's fields or null", lambda value: value is None or bool(parse_range(value))),
+    "range_share": _SHARE,
+    "acquisition": Rule("AcquisitionRange's fields or null", _is_acquisition),
+    "populations": Rule("an object of populations' names and weights above 0", _is_populations),
     "loss_weights": Rule("an object of numbers of at least 0", _is_weights),
     "perceptual_weights": _path('"ct", "imagenet" or a file\'s name'),
     "perceptual_slices": _whole(1),

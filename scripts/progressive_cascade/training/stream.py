@@ -27,8 +27,8 @@ from torch.utils.data import Sampler
 from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.io import atomic_path
 
-# Numbers that keep apart what is drawn from one seed: order, augmentation, simulation, windows, loss.
-ORDER, AUGMENTATION, SIMULATION, WINDOW, LOSS = range(5)
+# Numbers that keep apart what is drawn from one seed: order, augmentation, simulation, windows, loss, spectra.
+ORDER, AUGMENTATION, SIMULATION, WINDOW, LOSS, SPECTRUM = range(6)
 
 
 def derive(seed: int, purpose: int, number: int) -> np.random.Generator:

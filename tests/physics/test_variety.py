@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Acquisitions drawn at random: what each level of knowledge keeps, and what a tube's spectrum leaves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, water_attenuation
+from progressive_cascade.physics import AcquisitionRange, acquire, harden
+
+QUIET = {"spectra": 0.0, "photons": (1e12, 1e12), "scatter": 0.0, "heel": 0.0}
+
+
+def _thorax(batch: int = 3) -> torch.Tensor:
+    """Smooth line integrals from 0 to 6 (b, 2, 64, 64)."""
+    at = torch.linspace(-1, 1, 64)
+    hill = torch.exp(-3 * (at[:, None] ** 2 + at**2))
+    return (6 * hill).expand(batch, 2, 64, 64).contiguous()
+
+
+def _acquire(lines: torch.Tensor, settings: AcquisitionRange, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    random = [np.random.default_rng((seed, index)) for index in range(len(lines))]
+    return acquire(lines, settings, random, pitch=torch.full((len(lines),), 5.0))
+
+
+def test_calibrated_radiographs_keep_their_line_integrals() -> None:
+    """Without noise and scatter nothing changes; the flag says 1."""
+    image, known = _acquire(_thorax(), AcquisitionRange(scaled=0, display=0, **QUIET))
+    assert known.tolist() == [1, 1, 1]
+    torch.testing.assert_close(image, _thorax(), atol=1e-3, rtol=0)
+
+
+def test_scaled_radiographs_are_a_line_of_the_true_ones_in_each_view() -> None:
+    """Gain and offset of every view lie in their ranges, and differ."""
+    settings = AcquisitionRange(scaled=1, display=0, **QUIET)
+    image, known = _acquire(_thorax(), settings)
+    assert known.tolist() == [0, 0, 0]
+    found = []
+    for given, true in zip(image.flatten(0, 1), _thorax().flatten(0, 1), strict=True):
+        gain, offset = np.polyfit(true.flatten().double(), given.flatten().double(), 1)
+        np.testing.assert_allclose(given.flatten(), gain * true.flatten() + offset, atol=2e-3)
+        assert 0.7 <= gain <= 1.4 and abs(offset) <= 0.3
+        found.append(gain)
+    assert len(set(np.round(found, 4))) == len(found)
+
+
+def test_display_radiographs_have_the_scale_they_are_read_on() -> None:
+    """First and 99th percentiles at 0 and 6 whatever the curve; no two samples alike."""
+    image, known = _acquire(_thorax(8), AcquisitionRange(scaled=0, display=1, **QUIET))
+    assert known.sum() == 0
+    low, high = torch.quantile(image[..., ::4, ::4].flatten(2), torch.tensor([0.01, 0.99]), dim=2)
+    torch.testing.assert_close(low, torch.zeros_like(low), atol=1e-4, rtol=0)
+    torch.testing.assert_close(high, torch.full_like(high, 6.0), atol=1e-4, rtol=0)
+    assert len({round(float(one[0, 32, 10]), 3) for one in image}) == len(image)
+
+
+def test_shares_of_what_is_known_are_kept() -> None:
+    """A fifth scaled, a fifth display, the rest calibrated, over 300 samples."""
+    settings = AcquisitionRange(scaled=0.2, display=0.2, **QUIET)
+    known = [_acquire(_thorax(1)[..., ::8, ::8], settings, seed)[1].item() for seed in range(300)]
+    assert 0.5 < np.mean(known) < 0.7
+
+
+def test_a_sample_is_a_function_of_its_generator() -> None:
+    """The same twice, whatever stands beside it in the batch."""
+    settings = AcquisitionRange()
+    both, known = _acquire(_thorax(2), settings)
+    alone, flag = _acquire(_thorax(1), settings)
+    torch.testing.assert_close(both[:1], alone, rtol=0, atol=0)
+    assert known[0] == flag[0]
+
+
+def test_a_hardened_beam_is_exact_behind_water_and_short_behind_bone() -> None:
+    """After the correction for water: 200 mm of water as at 70 keV; bone attenuates more than at that energy."""
+    water = torch.tensor([[0.0, 100.0, 200.0]])
+    expected = water * water_attenuation(EFFECTIVE_ENERGY_KEV)
+    torch.testing.assert_close(harden(water, torch.zeros_like(water), 100.0), expected, atol=2e-3, rtol=1e-3)
+    with_bone = harden(water, torch.full_like(water, 20.0), 60.0) - expected
+    assert (with_bone > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"scaled": 0.6, "display": 0.6}, "must not exceed 1 together"),
+        ({"kilovolts": [40, 100]}, "kilovolt must lie in"),
+        ({"gain": [1.2, 0.8]}, "gain must ascend"),
+        ({"gains": [1, 2]}, r"unknown keys \['gains'\]"),
+        ({"scatter": -1}, "scatter must lie in"),
+    ],
+)
+def test_impossible_acquisitions_are_refused(values: dict, message: str) -> None:
+    """One line that names the field."""
+    with pytest.raises(ValueError, match=message):
+        AcquisitionRange.from_dict(values)
