@@ -82,7 +82,8 @@ class AcquisitionRange:
             raise ValueError(
                 f"scatter must lie in [0, 100] and offset be at least 0, got {self.scatter}, {self.offset}"
             )
-        tube_spectrum(self.kilovolts[0]), tube_spectrum(self.kilovolts[1])
+        for kilovolts in self.kilovolts:
+            tube_spectrum(kilovolts)  # one that cannot be is refused here, not at its first use
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> AcquisitionRange:
