@@ -10,6 +10,7 @@ from progressive_cascade import ConeBeam
 from progressive_cascade.networks import ProgressiveCascade, lift, voxel_axes
 from progressive_cascade.networks.blocks import ChannelNorm, channels_to_space, space_to_channels
 from progressive_cascade.networks.cascade import upsample
+from progressive_cascade.networks.lifting import pixel_rays
 from tests.conftest import SMALL
 
 
@@ -103,6 +104,38 @@ def test_lifting_samples_each_voxel_at_its_projection():
         projected = torch.as_tensor(beam.projection_matrices()) @ point
         expected = (projected[:, 0] / projected[:, 2]).float()
         torch.testing.assert_close(lifted[0, :, index[0], index[1], index[2]], expected, atol=1e-3, rtol=0)
+
+
+def test_rays_are_the_lines_that_points_project_along():
+    """x × direction = moment for every point that projects to a patch's centre, the direction away from the source."""
+    right, left = ConeBeam(views=("right_lateral",)), ConeBeam(views=("left_lateral",))
+    for beam in (ConeBeam(1000, 1300), ConeBeam(views=("lao30_cranial15", "ap")), right):
+        matrices = torch.as_tensor(beam.projection_matrices())
+        rays = pixel_rays(matrices[None].float(), 8, 512, 100.0)[0].double().reshape(len(matrices), 8, 8, 6)
+        for matrix, found in zip(matrices, rays, strict=True):
+            point = 50 * torch.rand(3, generator=torch.Generator().manual_seed(0)).double()
+            seen = matrix @ torch.cat((point, torch.ones(1)))
+            u, v = ((seen[:2] / seen[2] + 0.5) / 64 - 0.5).tolist()
+            near = [found[row, col] for row in (int(v), int(v) + 1) for col in (int(u), int(u) + 1)]
+            weights = [(row) * (col) for row in (1 - v % 1, v % 1) for col in (1 - u % 1, u % 1)]
+            ray = sum(weight * each for weight, each in zip(weights, near, strict=True))
+            torch.testing.assert_close(torch.linalg.cross(point / 100, ray[:3]), ray[3:], atol=2e-3, rtol=0)
+            assert ray[:3] @ matrix[2, :3] > 0
+    opposite = [
+        pixel_rays(torch.as_tensor(b.projection_matrices())[None].float(), 8, 512, 100.0) for b in (left, right)
+    ]
+    assert (opposite[0][..., :3] * opposite[1][..., :3]).sum(-1).max() < -0.9
+
+
+def test_tokens_know_the_geometry(small_cascade):
+    """The same radiographs from elsewhere give other tokens, whichever the views' embedding is."""
+    network = small_cascade(stage=1)
+    matrices = network.projection_matrices[None]
+    near = torch.as_tensor(ConeBeam(900, 1200, (128, 128), (3.36, 3.36)).projection_matrices())[None].float()
+    with torch.no_grad():
+        tokens = network.xray(_image(), matrices).tokens
+        assert not torch.allclose(network.xray(_image(), near).tokens, tokens, atol=1e-3)
+        torch.testing.assert_close(network.xray(_image(), 2 * matrices).tokens, tokens)
 
 
 def test_channel_norm_knows_one_voxel_at_a_time():

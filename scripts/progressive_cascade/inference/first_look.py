@@ -208,7 +208,7 @@ def _first_attenuation(
     stage, grid = network.stages[0], network.image_size // 8
     levels, tokens = image, image
     if network.xray is not None:
-        features = network.xray(image)
+        features = network.xray(image, matrices)
         levels, tokens = features.coarse, features.tokens
     volume = torch.full([len(image), 1, grid, grid, grid], network.start_value, device=image.device)
     context = stage.context(volume, levels, tokens, image, matrices, flag, seen)  # pyright: ignore[reportCallIssue]

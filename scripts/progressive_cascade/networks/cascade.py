@@ -223,7 +223,7 @@ class ProgressiveCascade(nn.Module):
         """
         last = self.stage if number is None else number
         matrices = self._matrices(image, projection_matrices)
-        levels, tokens = self._encode(image)
+        levels, tokens = self._encode(image, matrices)
         volume = self._start(image)
         for index, stage in enumerate(self.stages):
             if index > 0:
@@ -242,11 +242,11 @@ class ProgressiveCascade(nn.Module):
         g = self.image_size // 8
         return torch.full([image.shape[0], 1, g, g, g], self.start_value, device=image.device)
 
-    def _encode(self, image: Tensor) -> Tuple[List[Tensor], Tensor]:
+    def _encode(self, image: Tensor, matrices: Tensor) -> Tuple[List[Tensor], Tensor]:
         # Without an encoder the stages read no features; the image stands in for them.
         levels, tokens = [image, image, image], image
         if self.xray is not None:
-            features = self.xray(image)
+            features = self.xray(image, matrices)
             levels, tokens = [features.coarse, features.medium, features.fine], features.tokens
         return levels, tokens
 

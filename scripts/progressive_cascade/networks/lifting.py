@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Geometric lifting: every voxel gathers what the radiographs show at its own projection.
 
-The geometry is known, so that it is not left to be learned where a voxel projects to.
+The geometry is known, so that it is not left to be learned where a voxel projects to, nor which ray a pixel lies on.
 """
 
 from typing import List
@@ -60,3 +60,29 @@ def lift(features: Tensor, matrices: Tensor, axes: List[Tensor], detector_size: 
         align_corners=False,
     )
     return sampled.reshape(b, views * channels, grid.shape[1], grid.shape[2], grid.shape[3])
+
+
+def pixel_rays(matrices: Tensor, side: int, detector_size: int, length: float) -> Tensor:
+    """The rays through the centres of square patches of the detector, as Plücker coordinates.
+
+    A pixel (u, v) is seen along the line in which two planes meet, that of its column, ``r0 - u r2``, and that of its
+    row, ``r1 - v r2``, where r are the matrix's rows. A point x lies on it if ``x × direction = moment``.
+
+    Args:
+        matrices: (b, view, 3, 4), RAS mm about the isocenter to pixels of the full detector.
+        side: patches per side.
+        detector_size: pixels per side of the full detector.
+        length: what moments are told in [mm].
+
+    Returns:
+        (b, view, side², 6), float32, patches row by row: unit vectors away from the source, and moments.
+    """
+    m = matrices.float().unsqueeze(3)
+    centre = (torch.arange(side, device=m.device, dtype=torch.float32) + 0.5) * (detector_size / side) - 0.5
+    columns, rows = centre.repeat(side).unsqueeze(1), centre.repeat_interleave(side).unsqueeze(1)
+    across, down = m[:, :, 0] - columns * m[:, :, 2], m[:, :, 1] - rows * m[:, :, 2]
+    direction = torch.linalg.cross(across[..., :3], down[..., :3])
+    moment = across[..., 3:] * down[..., :3] - down[..., 3:] * across[..., :3]
+    along = (direction * m[:, :, 2, :, :3]).sum(dim=3, keepdim=True)
+    scale = torch.sign(along) / (direction * direction).sum(dim=3, keepdim=True).sqrt()
+    return torch.cat((direction * scale, moment * (scale / length)), dim=3)

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
 from progressive_cascade.networks.blocks import ResidualBlock, SelfAttentionBlock, conv
+from progressive_cascade.networks.lifting import pixel_rays
 
 TOKEN_STRIDE = 32
 """Pixels of the radiograph per side of a token."""
 # Line integrals through a thorax span about 0..8; this maps them to about -1..1.5.
 _LINE_INTEGRAL_MEAN = 2.0
 _LINE_INTEGRAL_SCALE = 0.4
+# Half the cube [mm]: the unit of the coordinates that the U-Nets read.
+_HALF_EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE / 2.0
 
 
 class XrayFeatures(NamedTuple):
@@ -44,7 +48,8 @@ class XrayConditioningModule(nn.Module):
 
     Downsampling is by pixel-unshuffle, so that every level covers the detector exactly and lifting needs no offset.
     The transformer's context returns to each level in the stage that reads it (:class:`ScaleAdapter`), so that a
-    frozen encoder holds no untrained part.
+    frozen encoder holds no untrained part. Every token is told which ray of the patient's world it lies on, so that it
+    can be found by its place wherever source and detector stand.
 
     Args:
         image_size: pixels per side, a multiple of 32.
@@ -84,14 +89,17 @@ class XrayConditioningModule(nn.Module):
         self.to_tokens = nn.Linear(channels[-1], dim)
         self.position = nn.Parameter(torch.randn(1, 1, side * side, dim) * 0.02)
         self.view = nn.Parameter(torch.randn(1, num_views, 1, dim) * 0.02)
+        self.half_extent = _HALF_EXTENT
+        self.rays = nn.Linear(6, dim)
         self.blocks = nn.ModuleList(SelfAttentionBlock(dim, num_heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, image: Tensor) -> XrayFeatures:
+    def forward(self, image: Tensor, matrices: Tensor) -> XrayFeatures:
         """Encode radiographs.
 
         Args:
             image: line integrals (b, view, image_size, image_size).
+            matrices: (b, view, 3, 4), RAS mm about the isocenter to pixels.
 
         Returns:
             The pyramid and the tokens.
@@ -108,7 +116,8 @@ class XrayConditioningModule(nn.Module):
             levels.append(x)
         side = self.token_side
         tokens = self.to_tokens(x.flatten(2).transpose(1, 2)).reshape(b, views, side * side, -1)
-        tokens = tokens + self.position + self.view
+        rays = self.rays(pixel_rays(matrices, side, self.image_size, self.half_extent))
+        tokens = tokens + self.position + self.view + rays
         tokens = tokens.flatten(1, 2) if self.cross_view else tokens.flatten(0, 1)
         for block in self.blocks:
             tokens = block(tokens)

@@ -87,6 +87,10 @@ def _is_channels(value: Any) -> bool:
     return len(value) > 0 and all(len(stage) >= 2 and all(_is_whole(c) and c > 0 for c in stage) for stage in value)
 
 
+def _is_levels(value: Any) -> bool:
+    return not isinstance(value, str) and len(value) == 5 and all(_is_whole(c) and c > 0 for c in value)
+
+
 def _is_device(value: Any) -> bool:
     device = torch.device(value)
     if device.type == "cuda":
@@ -133,6 +137,8 @@ RULES: dict[str, Rule] = {
     "unet_channels": Rule("a list of channels per stage, two levels or more", _is_channels),
     "lift_channels": _whole(0),
     "cross_attention": _FLAG,
+    "encoder_channels": Rule("five numbers of channels, one per level", _is_levels),
+    "token_dim": Rule("a multiple of 4", lambda value: _is_whole(value) and value > 0 and value % 4 == 0),
     "vit_depth": _whole(0),
     "gradient_checkpointing": _FLAG,
     "freeze_earlier": _FLAG,
