@@ -13,6 +13,7 @@ from typing import Any
 
 from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, natural, positive
 from progressive_cascade.cli.training_processes import run_processes
+from progressive_cascade.cli.training_recipe import run_recipe
 from progressive_cascade.cli.training_runs import StageRun, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
@@ -52,6 +53,8 @@ def add_train(commands: Any) -> None:
         "--preset", metavar="NAME", help="settings on top of the defaults: fast, low_memory, max_quality"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for checkpoints and logs")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="do the steps of a recipe instead, each once")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="with --recipe: these steps alone")
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a config value"
     )
@@ -115,6 +118,10 @@ def run_train(options: argparse.Namespace) -> None:
         check_output_folder(options.output)
     root = bundle_root()
     num_processes = _num_processes(options.gpus, options.processes)
+    if options.recipe is not None:
+        options.overrides = parse_overrides(options.overrides)
+        run_recipe(options, root, lambda run: _run_stage(run, root, 1, 0))
+        return
     runs = plan_runs(
         root,
         sorted(set(options.stages)),

@@ -64,7 +64,7 @@ class RunIdentity:
         self.parts: dict[str, dict[str, str]] = {
             "settings": settings,
             "data": _data(datasets, predecessor),
-            "code": _code(),
+            "code": code_hashes(),
             "versions": {
                 "python": platform.python_version(),
                 **{name: metadata.version(name) for name in _PACKAGES},
@@ -145,7 +145,8 @@ def _file_digest(path: Path, *, whole: bool = False) -> str:
     return f"{size} {digest.hexdigest()[:16]}"
 
 
-def _code() -> dict[str, str]:
+def code_hashes() -> dict[str, str]:
+    """Checksum of each source file of the rooms that training uses, by its place in the package."""
     root = Path(progressive_cascade.__file__).parent
     found = {}
     for path in sorted(root.rglob("*.py")):

@@ -12,6 +12,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 _REFERENCE = re.compile(r"@([\w#:]+)")
+# Settings whose keys are names of the user's choice, which their rule looks at.
+_OPEN = ("populations",)
 # What MONAI itself reads: of a config, and of a component.
 _WORKFLOW_KEYS = frozenset({"initialize", "run", "finalize", "imports"})
 
@@ -43,7 +45,7 @@ def _search(
         key = f"{path}#{name}" if path else name
         if name.startswith("_") or (arguments is None and not known):
             continue
-        added = isinstance(value, Mapping) and path.endswith("named_handlers")
+        added = (isinstance(value, Mapping) and path.endswith("named_handlers")) or path in _OPEN
         means_something = name in names or name in (arguments or ()) or key in references or added
         if not means_something:
             return key, sorted(names | (arguments or set()))
