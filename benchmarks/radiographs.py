@@ -36,9 +36,10 @@ from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import ConeBeam, volume_affine
+from progressive_cascade.inference.acceptance import focal_length
 from progressive_cascade.inference.first_look import examine
 from progressive_cascade.inference.inferers import CascadeInferer
-from progressive_cascade.inference.reconstruct import focal_length, load_cascade
+from progressive_cascade.inference.reconstruct import load_cascade
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.io import read_json, save_json
 from progressive_cascade.io.released import file_hash

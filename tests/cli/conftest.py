@@ -68,13 +68,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         )
 
     matrices = torch.from_numpy(ConeBeam().projection_matrices()).float()
-    network = SimpleNamespace(image_size=512, projection_matrices=matrices)
+    network = SimpleNamespace(image_size=512, projection_matrices=matrices, geometry_range=None)
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.load_cascade", lambda *_, **__: network)
     monkeypatch.setattr(
         "progressive_cascade.inference.first_look.first_look",
         lambda _, image, beam, **__: FirstLook(dict.fromkeys(beam.views, 50.0)),
     )
-    monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: None)
+    monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: [])
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)
     phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))
     monkeypatch.setattr("progressive_cascade.phantom.generate_phantom", lambda seed, **_: phantom)

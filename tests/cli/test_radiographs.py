@@ -104,13 +104,15 @@ def test_options_that_contradict_are_named(
     assert not (tmp_path / "ct.nii.gz").exists()
 
 
-def test_bedside_geometry_is_refused_with_the_way_out(
+def test_a_geometry_beyond_the_weights_is_refused_with_the_way_out(
     dicoms: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights of a chest stand do not take a bedside AP, and say what would."""
-    assert _run(dicoms, tmp_path / "ct.nii.gz", "--preset", "bedside_ap") == 2
+    """The shipped weights say what they do not take, by how much, and what would help."""
+    assert _run(dicoms, tmp_path / "ct.nii.gz", "--preset", "x2ct") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--preset bedside_ap" in line and "800.0 mm" in line and "1500.0 mm" in line and "--checkpoint" in line
+    for words in ("--preset x2ct must", "541.0 mm", "%) beyond the trained", "--checkpoint"):
+        assert words in line
+    assert not list(tmp_path.glob("ct*"))
 
 
 BAD = (

@@ -54,6 +54,7 @@ def run_check(options: argparse.Namespace) -> None:
     import torch
 
     from progressive_cascade.attenuation import HU_MAX, HU_MIN, unit_to_hu
+    from progressive_cascade.inference.acceptance import describe_range, trained_range
     from progressive_cascade.inference.reconstruct import load_cascade
     from progressive_cascade.io.released import file_hash
     from progressive_cascade.paths import bundle_root
@@ -77,6 +78,7 @@ def run_check(options: argparse.Namespace) -> None:
         unit, _ = network.prepare_stage(image, matrices)
         unit = torch.nn.functional.adaptive_avg_pool3d(unit, _CHECK_SHAPE)
     mae = float((unit_to_hu(unit[0, 0].float().cpu()) - torch.from_numpy(phantom.hu).clip(HU_MIN, HU_MAX)).abs().mean())
+    print(f"{'weights trained for':20s}{describe_range(trained_range(network))}")
     print(f"{'reconstruction':20s}64³ in {time.perf_counter() - start:.1f} s, mean absolute error {mae:.0f} HU")
     print("all is well")
 

@@ -110,7 +110,8 @@ def check_settings(options: argparse.Namespace) -> None:
 
 def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirror_frontal: bool) -> Pair:
     """The pair on the network's detector."""
-    from progressive_cascade.inference.reconstruct import check_beam, focal_length
+    from progressive_cascade.inference.acceptance import focal_length
+    from progressive_cascade.inference.reconstruct import check_beam
     from progressive_cascade.radiograph.lengths import Choices
     from progressive_cascade.radiograph.pair import assemble_pair
     from progressive_cascade.radiograph.read import read_radiograph

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +114,11 @@ def describe_case(
         "calibrated": result.calibrated,
         "agreement": result.agreement,
         "refinement": None if result.refinement is None else result.refinement.to_dict(),
+        "geometry_range": None if result.geometry_range is None else asdict(result.geometry_range),
         **(more or {}),
     }
+    # The geometry was looked at when the radiographs were read, and again when they were reconstructed.
+    record["warnings"] = list(dict.fromkeys([*record.get("warnings", ()), *result.warnings]))
     return finite(record)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from progressive_cascade.consistency import agreement, shrink_radiographs
 from progressive_cascade.geometry import ConeBeam, volume_affine
-from progressive_cascade.inference.opposite import mirror_pictures, usual_beam
+from progressive_cascade.inference.opposite import detour, mirror_matrices, mirror_pictures
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.stages import EXTENT
-from progressive_cascade.projector import line_integrals
+from progressive_cascade.projector import project
 from progressive_cascade.radiograph.pair import Pair
 from progressive_cascade.radiograph.warn import slice_difference, slice_warnings
 
@@ -144,15 +144,12 @@ def first_look(
         weights: of the pixels (view, rows, cols).
         mirrored: whether to look at the mirrored frontal, too.
     """
-    usual = usual_beam(beam)
-    if usual is not None:
-        image = mirror_pictures(image, beam)
-        weights = None if weights is None else mirror_pictures(weights, beam)
-        look = first_look(network, image, usual, calibrated=calibrated, weights=weights, mirrored=mirrored)
-        return replace(look, agreement_db=dict(zip(beam.views, look.agreement_db.values(), strict=True)))
+    seen_as = detour(network, beam) or beam
+    image = mirror_pictures(image, beam)
+    weights = None if weights is None else mirror_pictures(weights, beam)
     both = [image, np.ones_like(image) if weights is None else weights]
     images, shown = (np.stack((one, _mirrored(one))) if mirrored else one[None] for one in both)
-    explained, measured, covered = _explain(network, images, beam, calibrated=calibrated, weights=shown)
+    explained, measured, covered = _explain(network, images, seen_as, calibrated=calibrated, weights=shown)
     every = zip(explained, measured, covered, strict=True)
     scores = [_agreement(*views, beam, calibrated=calibrated) for views in every]
     return FirstLook(
@@ -175,13 +172,13 @@ def _explain(
     given, seen = (torch.as_tensor(one, dtype=torch.float32, device=device) for one in (images, weights))
     b, grid = len(given), network.image_size // 8
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
-    matrices = matrices[None].expand(b, -1, -1, -1)
+    matrices = mirror_matrices(matrices[None], beam).expand(b, -1, -1, -1)
     with torch.inference_mode():
         mu = _first_attenuation(network, given, matrices, seen, torch.full((b,), float(calibrated), device=device))
-        small, _ = shrink_radiographs(given, matrices, 2 * grid, seen)
+        small, places = shrink_radiographs(given, matrices, 2 * grid, seen)
         covered = F.interpolate(seen, small.shape[2:], mode="area") > 0.5
-        affine = volume_affine((grid, grid, grid), EXTENT / grid)
-        explained = line_integrals(mu, _coarser(beam, network.image_size, small.shape[2:]), affine=affine)
+        affine = torch.as_tensor(volume_affine((grid, grid, grid), EXTENT / grid))
+        explained = project(mu, places, affine[None].expand(b, -1, -1), (small.shape[2], small.shape[3]))
     return explained.cpu().numpy(), small.cpu().numpy(), covered.cpu().numpy()
 
 
@@ -213,12 +210,6 @@ def _first_attenuation(
     volume = torch.full([len(image), 1, grid, grid, grid], network.start_value, device=image.device)
     context = stage.context(volume, levels, tokens, image, matrices, flag, seen)  # pyright: ignore[reportCallIssue]
     return stage.consistency.to_mu(stage(volume, [0, 0, 0], context))  # pyright: ignore
-
-
-def _coarser(beam: ConeBeam, image_size: int, shape: Sequence[int]) -> ConeBeam:
-    """The geometry about its isocenter, on fewer and larger pixels."""
-    pixels = tuple(pitch * image_size / shape[1] for pitch in beam.pixel_spacing)
-    return replace(beam.at((0.0, 0.0, 0.0)), detector_shape=tuple(shape), pixel_spacing=pixels)
 
 
 def _toned(view: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views from the other side, an AP or a right lateral, for a cascade that learnt a PA and a left lateral.
+"""Views from the other side, an AP or a right lateral, read like a PA and a left lateral.
 
 An AP looks like a PA, and a mirrored right lateral like a left one, but for what lies near the detector being magnified
-less. Stage 1 knows the usual magnification by heart: it sees such a pair as the usual one, which is right to a few
+less. A cascade whose range holds both sides takes them by their true matrices. One that learnt a PA and a left lateral
+alone knows their magnification by heart: its stage 1 sees such a pair as the usual one, which is right to a few
 millimetres. The later stages and data consistency go on from there with the true geometry, so that the volume lies in
 the patient's true frame.
 """
@@ -16,9 +17,11 @@ import torch
 from torch import Tensor
 
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.networks import ProgressiveCascade
 
 _USUAL = {"ap": "pa", "right_lateral": "left_lateral"}
-_MIRRORED = ("right_lateral",)
+# Where columns of the views run that are read as they are: of those nearest to a frontal, and to a lateral.
+_COLUMNS = (np.array([-1.0, 0.0, 0.0]), np.array([0.0, -1.0, 0.0]))
 
 
 def usual_beam(beam: ConeBeam) -> ConeBeam | None:
@@ -27,9 +30,16 @@ def usual_beam(beam: ConeBeam) -> ConeBeam | None:
     return None if views == beam.views else replace(beam, views=views)
 
 
+def detour(network: ProgressiveCascade, beam: ConeBeam) -> ConeBeam | None:
+    """The geometry that stage 1 takes a pair for; None where it takes it as it is."""
+    trained = network.geometry_range
+    return None if trained is not None and trained.opposite else usual_beam(beam)
+
+
 def mirrored_views(beam: ConeBeam) -> list[int]:
-    """Which views are read with the patient's front on the other side than the usual ones."""
-    return [index for index, view in enumerate(beam.views) if view in _MIRRORED]
+    """Which views show the usual ones' mirror image: a right lateral, a C-arm's from behind the patient."""
+    axes = enumerate(beam.poses()[2])
+    return [i for i, (column, _, along) in axes if column @ _COLUMNS[int(abs(along[0]) > abs(along[1]))] < 0]
 
 
 def mirror_pictures(image: np.ndarray, beam: ConeBeam) -> np.ndarray:

@@ -14,20 +14,17 @@ from torch import Tensor
 from progressive_cascade.attenuation import hu_to_mu, unit_to_hu
 from progressive_cascade.consistency import agreement
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, volume_affine
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, GeometryRange, volume_affine
+from progressive_cascade.inference.acceptance import check_beam, trained_range
 from progressive_cascade.inference.architecture import architecture_of
 from progressive_cascade.inference.inferers import CascadeInferer, device_defaults
-from progressive_cascade.inference.opposite import first_volume, mirror_matrices, mirror_pictures, usual_beam
+from progressive_cascade.inference.opposite import detour, first_volume, mirror_matrices, mirror_pictures
 from progressive_cascade.inference.refine import RefinementReport, RefineSettings
 from progressive_cascade.inference.refine import refine as refine_first_stage
 from progressive_cascade.io import read_state
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.paths import bundle_root, check_shipped
 from progressive_cascade.projector import prefer_backend, project
-
-# Distances and focal lengths may differ by this share from the checkpoint's: training jitters them by 2 %, and lifting
-# and data consistency use the true ones.
-GEOMETRY_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,8 @@ class Reconstruction:
         calibrated: whether data consistency was applied.
         weights: 1 for pixels that show the patient, 0 for those that were passed over (view, rows, cols); None: all do.
         refinement: what refining stage 1 did; None where it was off.
+        warnings: what of the geometry lies a little beyond the range the checkpoint was trained for.
+        geometry_range: that range; None where it is not known.
     """
 
     hu: np.ndarray
@@ -53,6 +52,8 @@ class Reconstruction:
     calibrated: bool
     weights: np.ndarray | None = None
     refinement: RefinementReport | None = None
+    warnings: tuple[str, ...] = ()
+    geometry_range: GeometryRange | None = None
 
 
 def default_checkpoint() -> Path:
@@ -90,57 +91,6 @@ def load_cascade(checkpoint: str | Path | None = None, device: str | torch.devic
     return network.to(device).eval()
 
 
-def focal_length(network: ProgressiveCascade) -> float:
-    """source_to_detector over pixel spacing of the geometry a cascade was trained for [pixels]."""
-    matrix = network.projection_matrices[0].cpu().double().numpy()
-    return float(np.linalg.norm(np.cross(matrix[0, :3], matrix[2, :3])))
-
-
-def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> None:
-    """Refuse radiographs of a geometry the checkpoint was not trained for.
-
-    Args:
-        network: the cascade with its own projection matrices.
-        beam: the radiographs' geometry.
-        origin: what to name in an error.
-
-    Raises:
-        UserError: with both values, if a distance or a focal length differs by more than 5 %, or a view is another.
-    """
-    trained = network.projection_matrices.cpu().double().numpy()
-    given = beam.at((0.0, 0.0, 0.0)).projection_matrices()
-    if given.shape != trained.shape or beam.detector_shape != (network.image_size,) * 2:
-        raise UserError(
-            f"{origin} must have {len(trained)} views of {network.image_size} x {network.image_size} pixels like the "
-            f"checkpoint, got {len(given)} of {beam.detector_shape[0]} x {beam.detector_shape[1]}"
-        )
-    for view, ours, theirs in zip(beam.views, given, trained, strict=True):
-        for name, unit, value, expected in _view_parameters(ours, theirs):
-            if abs(value - expected) > GEOMETRY_TOLERANCE * abs(expected):
-                raise UserError(
-                    f"{origin} must match the checkpoint within 5 %: {name} of view {view} is {value:.1f} {unit}, "
-                    f"the checkpoint's {expected:.1f} {unit}; these weights take no other X-rays, --checkpoint takes "
-                    "weights that were trained for them"
-                )
-        # An AP looks along the PA's axis from its other end, and its matrix says so; likewise a right lateral.
-        if min(np.abs(ours[2, :3] - sign * theirs[2, :3]).max() for sign in (1, -1)) > 0.01:
-            raise UserError(f"{origin} must have the checkpoint's views; {view} looks along another axis")
-
-
-def _view_parameters(ours: np.ndarray, theirs: np.ndarray) -> list[tuple[str, str, float, float]]:
-    def parameters(matrix: np.ndarray) -> tuple[float, float, float]:
-        along = matrix[2, :3]
-        focal = [float(np.linalg.norm(np.cross(matrix[row, :3], along))) for row in range(2)]
-        return float(matrix[2, 3]), focal[0], focal[1]
-
-    names = (
-        ("source_to_isocenter", "mm"),
-        ("source_to_detector / column spacing", "px"),
-        ("source_to_detector / row spacing", "px"),
-    )
-    return [(*name, mine, other) for name, mine, other in zip(names, parameters(ours), parameters(theirs), strict=True)]
-
-
 def reconstruct(
     image: np.ndarray,
     beam: ConeBeam,
@@ -172,11 +122,12 @@ def reconstruct(
         The reconstruction at 256³, 1.4 mm, whatever the cascade's stage (smaller grids are interpolated).
 
     Raises:
-        UserError: if the geometry is not the checkpoint's, the steps are impossible, or there is no body to refine on.
+        UserError: if the geometry is beyond the checkpoint's range (:func:`check_beam`), the steps are impossible, or
+            there is no body to refine on.
         ValueError: if the image has another shape than the geometry, or is not finite.
     """
     _check_image(image, beam, weights)
-    check_beam(network, beam)
+    warnings = check_beam(network, beam)
     settings = _refine_settings(refine, inferer)
     inferer = copy(inferer or CascadeInferer(**device_defaults(network.projection_matrices.device)._asdict()))
     # Refined here, where the report is wanted.
@@ -184,10 +135,11 @@ def reconstruct(
     given = _to_network(image, beam, weights, network=network, calibrated=calibrated)
     with prefer_backend(inferer.backend):
         given, coarse, report = _start(
-            network, given, usual_beam(beam), known="calibrated" if calibrated else intensities, settings=settings
+            network, given, detour(network, beam), known="calibrated" if calibrated else intensities, settings=settings
         )
     hu, reprojected = _run_cascade(network, inferer, given, coarse)
-    return _result(hu, reprojected, given, beam, weights, report)
+    found = _result(hu, reprojected, given, beam, weights, report)
+    return replace(found, warnings=tuple(warnings), geometry_range=trained_range(network))
 
 
 @dataclass(frozen=True)
@@ -205,7 +157,7 @@ def _start(
 ) -> tuple[_Given, Tensor | None, RefinementReport | None]:
     """The pair that the cascade takes, stage 1's volume and the report of its refinement, each where there is one.
 
-    Where `usual` is a geometry (:func:`usual_beam`), stage 1 takes the pair for one of that geometry.
+    Where `usual` is a geometry (:func:`detour`), stage 1 takes the pair for one of that geometry.
     """
     start = given if usual is None else replace(given, matrices=_matrices(usual, given.image))
     if settings.steps:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from progressive_cascade.io import atomic_path
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.checkpoints import load_checkpoint
 from progressive_cascade.radiograph.check import check_views
+
+_log = logging.getLogger(__name__)
 
 
 class RadiographPaird(LoadRadiographPaird):
@@ -119,4 +122,16 @@ def check_inputs(
         raise UserError(f"dataset_dir must be a folder with pa.nii.gz and lateral.nii.gz, got {dataset_dir}")
     for item in items:
         path = item.get("geometry")
-        check_beam(network, load_geometry(path) if path else beam, str(path or "the default geometry"))
+        check_geometry(network, load_geometry(path) if path else beam, str(path or "the default geometry"))
+
+
+def check_geometry(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> None:
+    """:func:`check_beam` for workflows: what it warns of is logged.
+
+    Args:
+        network: the cascade.
+        beam: the radiographs' geometry.
+        origin: what to name.
+    """
+    for line in check_beam(network, beam, origin):
+        _log.warning("%s: %s", origin, line)

@@ -88,7 +88,7 @@ def assemble_pair(
     focal_length: float,
     beam: ConeBeam | None = None,
     choices: Choices | None = None,
-    check_beam: Callable[[ConeBeam], None] | None = None,
+    check_beam: Callable[[ConeBeam], list[str]] | None = None,
 ) -> Pair:
     """Brings two radiographs onto the model's detector.
 
@@ -99,7 +99,7 @@ def assemble_pair(
         focal_length: of the model, source_to_detector over pixel spacing [pixels].
         beam: geometry of a sidecar; it goes before the files' tags.
         choices: what the user knows better.
-        check_beam: refuses a geometry the model does not take, before a picture is looked at.
+        check_beam: refuses a geometry the model does not take, before a picture is looked at, and returns warnings.
 
     Raises:
         UserError: if they are no frontal and lateral of one patient, or contradict each other.
@@ -108,13 +108,12 @@ def assemble_pair(
     given, notes = _in_order([_declared(one, choices.intensities) for one in (frontal, lateral)])
     uprights = _uprights(given, choices)
     target, assumptions = target_geometry(uprights, beam=beam, choices=choices, size=size, focal_length=focal_length)
-    if check_beam is not None:
-        check_beam(target)
+    doubts = [] if check_beam is None else check_beam(target)
     views = [_onto_detector(one, index, target, beam, choices) for index, one in enumerate(uprights)]
     least = choices.intensities or "calibrated"
     pair = _joined(uprights, views, target, max((least, *(view.intensities for view in views)), key=INTENSITIES.index))
     assumptions += pair.assumptions
-    warnings = [*_contradicted(uprights, beam), *pair.warnings]
+    warnings = [*doubts, *_contradicted(uprights, beam), *pair.warnings]
     return replace(
         pair,
         assumptions=_without_paths(assumptions, given),
