@@ -42,8 +42,9 @@ Reconstruct a CT from a frontal and a lateral X-ray.
 The X-rays are DICOM (DX, CR, secondary capture), PNG, JPEG, TIFF, NIfTI, MHA or NRRD, of any size. What tags or a
 sidecar (NAME.json beside NAME.png) say of them is used: how they lie, their size, the distances, what pixel values
 mean. What nothing says is assumed, and printed with what an error in it costs. NIfTI files of line integrals
-(column, row, 1) with a geometry, as `simulate` writes them, leave nothing to assume. The distances must be those
-of the checkpoint within 5 %; the geometry's isocenter says where in the patient's world [mm] the CT belongs.
+(column, row, 1) with a geometry, as `simulate` writes them, leave nothing to assume. The geometry must lie in the
+range that the checkpoint was trained for (`check` prints it, CT.json keeps it): up to 5 % beyond a border is warned of,
+what lies farther out is refused. Its isocenter says where in the patient's world [mm] the CT belongs.
 
 Beside CT.nii.gz (HU, int16, 256³ voxels of 1.4 mm) are written: CT.json (geometry, assumptions, warnings, versions,
 the checkpoint's hash, agreement with the X-rays), CT.png, CT.html, which shows the result in a browser without a
