@@ -26,12 +26,14 @@ def _image(size: int = 128) -> torch.Tensor:
 
 
 def _trained(small_cascade: Cascade, path: Path, stage: int, **arguments: Any) -> ProgressiveCascade:
-    """A cascade with no weight at zero, as it was shipped."""
+    """A cascade with no weight at zero, written and rounded as weights are shipped."""
     network = small_cascade(stage=stage, **arguments)
     torch.manual_seed(stage)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    torch.save(HalfPrecisionState(network).state_dict(), path)
+    state = HalfPrecisionState(network).state_dict()
+    torch.save(state, path)
+    network.load_state_dict(state)
     return network.eval()
 
 
@@ -100,7 +102,7 @@ def test_growth_is_never_an_accident(small_cascade, tmp_path):
         load_predecessor(small_cascade(stage=1), path)
     with pytest.raises(UserError, match=r"first difference: \S+$"):
         load_predecessor(small_cascade(stage=1, unet_channels=((4, 8, 32),) * 3), path)
-    with pytest.raises(UserError, match="predecessor must be a checkpoint that stage 1 grows from, got null"):
+    with pytest.raises(UserError, match="predecessor or grow_from must be a checkpoint that stage 1 grows from"):
         load_predecessor(small_cascade(stage=1), None, grow=True)
 
 
@@ -135,3 +137,33 @@ def test_what_would_stay_untrained_does_not_grow(small_cascade, tmp_path):
         with pytest.raises(UserError, match=r"freeze_earlier must be false where stage 2 grows from .*plain\.pt"):
             load_predecessor(small_cascade(stage=2, freeze_earlier=True), path, grow=True)
         load_predecessor(small_cascade(stage=2, freeze_earlier=False), path, grow=True)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_stage_grows_from_its_own_behind_a_grown_one(small_cascade, tmp_path, stage):
+    """Earlier stages and encoder are the predecessor's, the last does what the plain one does behind them."""
+    before, own = tmp_path / "before.pt", tmp_path / "own.pt"
+    _trained(small_cascade, before, stage - 1)
+    plain = _trained(small_cascade, own, stage, **PLAIN)
+    earlier, network = small_cascade(stage=stage - 1), small_cascade(stage=stage, freeze_earlier=True)
+    load_predecessor(earlier, before)
+    load_predecessor(network, before, grow=True, grow_from=own)
+    state = network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in earlier.state_dict().items())
+    volume, context = network.prepare_stage(_image())
+    with torch.no_grad():
+        bare = plain.stages[-1].context(volume, _image(), _image(), _image(), context.matrices, None, None)
+        expected = plain.stages[-1](volume, [0, 0, 0], bare)
+        torch.testing.assert_close(network.stages[-1](volume, [0, 0, 0], context), expected, atol=1e-6, rtol=0)
+    assert (expected - volume).abs().max() > 0.01
+    torch.save(HalfPrecisionState(network).state_dict(), own)
+    load_predecessor(small_cascade(stage=stage, freeze_earlier=True), before, grow=True, grow_from=own)
+    _trained(small_cascade, own, stage)
+    with pytest.raises(UserError, match=r"grow_from must be a checkpoint without a 2-D network.*own\.pt"):
+        load_predecessor(small_cascade(stage=stage, freeze_earlier=True), before, grow=True, grow_from=own)
+    _trained(small_cascade, own, stage - 1, **PLAIN)
+    with pytest.raises(UserError, match=rf"own\.pt must hold stage {stage} .* stages\.{stage - 1}\."):
+        load_predecessor(small_cascade(stage=stage, freeze_earlier=True), before, grow=True, grow_from=own)
+    own.unlink()
+    with pytest.raises(UserError, match=r"own\.pt"):
+        load_predecessor(small_cascade(stage=stage), before, grow=True, grow_from=own)

@@ -177,7 +177,9 @@ class HalfPrecisionState:
         getattr(self.network, "module", self.network).load_state_dict(state)
 
 
-def load_predecessor(network: ProgressiveCascade, path: str | Path | None, grow: bool = False) -> None:
+def load_predecessor(
+    network: ProgressiveCascade, path: str | Path | None, grow: bool = False, grow_from: str | Path | None = None
+) -> None:
     """Start a stage from the checkpoint of the one before, or go on from one of its own.
 
     Stage 3, where its U-Net has the shapes of stage 2's, starts from those weights: what sharpens 128³ sharpens 256³.
@@ -188,14 +190,18 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None, grow:
         path: bare state dict of a cascade with one stage less, or with as many; None: nothing is loaded.
         grow: take a checkpoint that lacks the 2-D network, lifted features or cross-attention, too: the network equals
             it before the first step (:func:`progressive_cascade.training.growth.grow_state`).
+        grow_from: where ``grow`` is true and the predecessor does not hold this stage, or is None: a checkpoint of as
+            many stages without the 2-D network, from whose last U-Net this stage grows.
 
     Raises:
-        UserError: if the file is missing, not a checkpoint, of another architecture or geometry, there is none to grow
+        UserError: if a file is missing, not a checkpoint, of another architecture or geometry, there is none to grow
             from, or what grows would be frozen.
     """
+    if path is None and grow:
+        path, grow_from = grow_from, None
+        if path is None:
+            raise UserError(f"predecessor or grow_from must be a checkpoint that stage {network.stage} grows from")
     if path is None:
-        if grow:
-            raise UserError(f"predecessor must be a checkpoint that stage {network.stage} grows from, got null")
         return
     path = Path(path)
     if not path.is_file():
@@ -208,6 +214,8 @@ def load_predecessor(network: ProgressiveCascade, path: str | Path | None, grow:
     reach = network.stage if goes_on else max(1, network.stage - 1)
     state = _fit(network, state, path, reach, grow=grow)
     check_geometry(network, state, path)
+    if grow and grow_from is not None and not goes_on:
+        state, reach, goes_on = _graft(network, state, grow_from), network.stage, True
     # The range is what this run trains for, whatever its predecessor was.
     kept = names_up_to(network, reach) - {"range_values"}
     network.load_state_dict({**network.state_dict(), **{name: state[name] for name in kept}})
@@ -238,6 +246,22 @@ def _fit(
             "untrained; or grow stage 1 first, and set predecessor to what it wrote"
         )
     return grown
+
+
+def _graft(network: ProgressiveCascade, state: Mapping[str, Tensor], path: str | Path) -> Mapping[str, Tensor]:
+    """The earlier stages' state, and the last stage as it grows from another checkpoint."""
+    donor = read_state(path)
+    grown = grow_state(network, donor, stage=network.stage)
+    check_architecture(network, grown, path, stage=network.stage)
+    check_geometry(network, donor, path)
+    # A run that goes on may find its own weights here; a stage that has learnt to read another encoder is worthless.
+    foreign = [name for name in donor if name.startswith("xray.") and not torch.equal(donor[name], state[name])]
+    if foreign:
+        raise UserError(
+            f"grow_from must be a checkpoint without a 2-D network, or with the predecessor's, got {path}; "
+            f"first difference: {min(foreign)}"
+        )
+    return {**state, **{name: value for name, value in grown.items() if name.startswith(stage_prefix(network.stage))}}
 
 
 def _fits(network: ProgressiveCascade, state: Mapping[str, Tensor], path: Path, stage: int) -> bool:

@@ -25,6 +25,7 @@ _INCIDENTAL = frozenset(
         "log_dir",
         "cache_dir",
         "predecessor",
+        "grow_from",
         "resume",
         "force_resume",
         "device",

@@ -44,10 +44,10 @@ def plan_stage(config: ConfigParser, *, processes: int = 1, predecessor_follows:
     """
     lines = check_start(config, processes=processes)
     predecessor = config.get_parsed_content("predecessor")
-    grow = config.get_parsed_content("grow")
+    grow, grow_from = (config.get_parsed_content(name) for name in ("grow", "grow_from"))
     if (predecessor is not None or grow) and not predecessor_follows:
-        load_predecessor(config.get_parsed_content("network_def"), predecessor, grow)
-        lines.append(f"  predecessor: {predecessor} {'can grow' if grow else 'fits'}")
+        load_predecessor(config.get_parsed_content("network_def"), predecessor, grow, grow_from)
+        lines.append(f"  predecessor: {predecessor if predecessor is not None else grow_from} fits")
     with TemporaryDirectory() as elsewhere:  # trying writes nothing where the run will
         trial = ConfigParser(deepcopy(config.get()))
         trial.update(dict.fromkeys(("ckpt_dir", "log_dir", "cache_dir"), elsewhere))

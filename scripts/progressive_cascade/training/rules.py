@@ -119,6 +119,7 @@ RULES: dict[str, Rule] = {
     "output_dir": _path("a folder's name"),
     "predecessor": _path("a checkpoint's name", none=True),
     "grow": _FLAG,
+    "grow_from": _path("a checkpoint's name", none=True),
     "checkpoint": _path("a checkpoint's name"),
     "stage": Rule("1, 2 or 3", lambda value: _is_whole(value) and value in (1, 2, 3)),
     "grid": _GRID,
