@@ -83,15 +83,15 @@ def test_no_new_parameter_stays_dead(small_cascade, tmp_path, stage):
 
 def test_what_grew_is_read_off_its_checkpoint(small_cascade, tmp_path):
     """Inference finds the architecture of a grown network, and a later stage takes it as its predecessor."""
-    path = tmp_path / "stage1_best.pt"
-    _trained(small_cascade, path, 1, **PLAIN)
-    network = small_cascade(stage=1)
+    path, closed = tmp_path / "stage1_best.pt", {"consistency_iterations": (0, 0, 2)}
+    _trained(small_cascade, path, 1, **closed, **PLAIN)
+    network = small_cascade(stage=1, **closed)
     load_predecessor(network, path, grow=True)
     torch.save(HalfPrecisionState(network).state_dict(), path)
     found = architecture_of(torch.load(path, weights_only=True))
     assert found["cross_attention"] and found["lift_channels"] == 4 and found["token_dim"] == 32
     for grow in (False, True):
-        load_predecessor(small_cascade(stage=2, freeze_earlier=True), path, grow=grow)
+        load_predecessor(small_cascade(stage=2, freeze_earlier=True, **closed), path, grow=grow)
 
 
 def test_growth_is_never_an_accident(small_cascade, tmp_path):

@@ -239,7 +239,7 @@ def _fit(
             raise UserError(f"{error}{hint}") from None
         return state
     check_architecture(network, grown, path, stage=stage)
-    untrained = frozen_growth(network, state)
+    untrained = frozen_growth(network, state, grown)
     if untrained is not None:
         raise UserError(
             f"freeze_earlier must be false where stage {network.stage} grows from {path}, or {untrained} would stay "

@@ -43,19 +43,19 @@ def grow_state(network: ProgressiveCascade, state: Mapping[str, Tensor], *, stag
     return grown
 
 
-def frozen_growth(network: ProgressiveCascade, state: Mapping[str, Tensor]) -> str | None:
-    """The first entry that a checkpoint lacks and that would stay as it was initialised, or None.
+def frozen_growth(network: ProgressiveCascade, state: Mapping[str, Tensor], grown: Mapping[str, Tensor]) -> str | None:
+    """The first entry that growth adds and that would stay as it was initialised, or None.
 
     Args:
         network: the cascade to be trained.
         state: content of the checkpoint it grows from.
+        grown: the same, grown.
 
     Returns:
         A name of the network's state dict.
     """
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    parameters = (name for name, _ in network.named_parameters())
-    return min((name for name in parameters if name not in state and name not in trained), default=None)
+    return min(set(grown) - set(state) - trained, default=None)
 
 
 def _parts(stage: int) -> Iterator[tuple[str, list[str]]]:
