@@ -55,6 +55,8 @@ def test_shipped_settings_pass(name: str) -> None:
     _check(name, {})
     if name.startswith(("stage", "train")):
         _check(name, {}, "multi_gpu", "presets/low_memory")
+    if name != "evaluate":
+        _check(name, {}, "presets/attention")
 
 
 @pytest.mark.parametrize(

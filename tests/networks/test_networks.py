@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from progressive_cascade import ConeBeam
+from progressive_cascade.geometry import GeometryRange
 from progressive_cascade.networks import ProgressiveCascade, lift, voxel_axes
 from progressive_cascade.networks.blocks import ChannelNorm, channels_to_space, space_to_channels
 from progressive_cascade.networks.cascade import upsample
@@ -109,8 +111,10 @@ def test_lifting_samples_each_voxel_at_its_projection():
 def test_rays_are_the_lines_that_points_project_along():
     """x × direction = moment for every point that projects to a patch's centre, the direction away from the source."""
     right, left = ConeBeam(views=("right_lateral",)), ConeBeam(views=("left_lateral",))
-    for beam in (ConeBeam(1000, 1300), ConeBeam(views=("lao30_cranial15", "ap")), right):
-        matrices = torch.as_tensor(beam.projection_matrices())
+    drawn = GeometryRange((800.0, 1900.0), (330.0, 430.0), turn=8.0, offset=20.0, opposite=True)
+    geometries = [beam.projection_matrices() for beam in (ConeBeam(1000, 1300), ConeBeam(views=("ap",)), right)]
+    geometries += [drawn.draw(ConeBeam(), np.random.default_rng(seed)) for seed in range(4)]
+    for matrices in map(torch.as_tensor, geometries):
         rays = pixel_rays(matrices[None].float(), 8, 512, 100.0)[0].double().reshape(len(matrices), 8, 8, 6)
         for matrix, found in zip(matrices, rays, strict=True):
             point = 50 * torch.rand(3, generator=torch.Generator().manual_seed(0)).double()

@@ -30,6 +30,8 @@ from progressive_cascade.training.unknown import find_unknown, unfold
 
 # What stands under these keys is done, not looked up.
 _INSTRUCTIONS = frozenset({"imports", "initialize", "run", "training", "evaluating", "finalize"})
+# A preset that names a network for training and use alike says how it grows, which is nothing to inference.
+_GROWTH = {"grow": False, "grow_from": None}
 _TOGETHER = (
     *("grid", "simulation_grid", "window", "stage", "unet_channels"),
     *("dataset_dir", "section", "num_phantoms", "num_validation_phantoms"),
@@ -57,6 +59,8 @@ def check_settings(workflow: str) -> None:
         raise UserError("tracking must name a tool that is installed, got mlflow: pip install mlflow")
     files = [read_json(bundle_root() / "configs" / f"{name}.json") for name in (workflow, "multi_gpu")]
     known = [unfold(file) for file in files]
+    if workflow == "inference":
+        known.append(_GROWTH)
     unknown = find_unknown(config, known)
     if unknown is not None:
         key, names = unknown
