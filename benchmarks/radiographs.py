@@ -36,7 +36,7 @@ from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import ConeBeam, volume_affine
-from progressive_cascade.inference.acceptance import focal_length
+from progressive_cascade.inference.acceptance import model_of
 from progressive_cascade.inference.first_look import examine
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.reconstruct import load_cascade
@@ -81,7 +81,7 @@ def measure_forms(network: ProgressiveCascade, dataset: Path) -> list[dict[str, 
         for form in write_forms(project, beam, Path(folder)):
             start = time.process_time()
             read = (read_radiograph(form.frontal), read_radiograph(form.lateral))
-            pair = assemble_pair(*read, size=network.image_size, focal_length=focal_length(network))
+            pair = assemble_pair(*read, model=model_of(network))
             seconds = time.process_time() - start
             key = pair.image.tobytes()
             if key not in done:
@@ -122,7 +122,7 @@ def measure_reading(network: ProgressiveCascade) -> list[dict[str, Any]]:
                 start = time.process_time()
                 read = (read_radiograph(frontal), read_radiograph(lateral))
                 decoded = time.process_time()
-                assemble_pair(*read, size=network.image_size, focal_length=focal_length(network))
+                assemble_pair(*read, model=model_of(network))
                 runs.append((time.process_time() - start, decoded - start))
             seconds, decoding = min(runs)
             size = (frontal.stat().st_size + lateral.stat().st_size) / 1e6
@@ -175,8 +175,7 @@ def _judge(network: ProgressiveCascade, pool: Sequence[np.ndarray], kind: str, i
 
     def assemble(mirror_frontal: bool) -> Pair:
         choices = Choices(mirror_frontal=mirror_frontal)
-        lengths = {"size": network.image_size, "focal_length": focal_length(network)}
-        return assemble_pair(*given.radiographs, **lengths, choices=choices)
+        return assemble_pair(*given.radiographs, model=model_of(network), choices=choices)
 
     try:
         pair = examine(assemble, network)

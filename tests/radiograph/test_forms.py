@@ -15,6 +15,7 @@ from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
+from progressive_cascade.radiograph.lengths import Model
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from tests.support.radiographs import BEAM, FOCAL, SIZE
@@ -45,9 +46,7 @@ def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Form, Pai
     """Every form, read and brought onto the model's detector."""
     found = {}
     for form in write_forms(_project, BEAM, tmp_path_factory.mktemp("forms")):
-        pair = assemble_pair(
-            read_radiograph(form.frontal), read_radiograph(form.lateral), size=SIZE, focal_length=FOCAL
-        )
+        pair = assemble_pair(read_radiograph(form.frontal), read_radiograph(form.lateral), model=Model(SIZE, FOCAL))
         found[form.name] = form, pair
     return found
 

@@ -15,7 +15,8 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
 from progressive_cascade.io import save_nifti
 from progressive_cascade.radiograph import orientation
-from progressive_cascade.radiograph.pair import Choices, Pair, assemble_pair
+from progressive_cascade.radiograph.lengths import Choices, Model
+from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.warn import slice_difference
@@ -24,7 +25,7 @@ from tests.support.radiographs import BEAM, FOCAL, SIZE, grey, phantom_pair, sav
 
 def _assemble(frontal: Radiograph, lateral: Radiograph, beam: ConeBeam | None = None, **choices: object) -> Pair:
     given = Choices(**choices)  # pyright: ignore[reportArgumentType]
-    return assemble_pair(frontal, lateral, size=SIZE, focal_length=FOCAL, beam=beam, choices=given)
+    return assemble_pair(frontal, lateral, model=Model(SIZE, FOCAL), beam=beam, choices=given)
 
 
 def _plain(index: int, **changes: object) -> Radiograph:

@@ -110,7 +110,7 @@ def check_settings(options: argparse.Namespace) -> None:
 
 def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirror_frontal: bool) -> Pair:
     """The pair on the network's detector."""
-    from progressive_cascade.inference.acceptance import focal_length
+    from progressive_cascade.inference.acceptance import model_of
     from progressive_cascade.inference.reconstruct import check_beam
     from progressive_cascade.radiograph.lengths import Choices
     from progressive_cascade.radiograph.pair import assemble_pair
@@ -128,8 +128,7 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirro
     return assemble_pair(
         read_radiograph(options.pa),
         read_radiograph(options.lateral),
-        size=network.image_size,
-        focal_length=focal_length(network),
+        model=model_of(network),
         beam=load_geometry(options.geometry) if options.geometry else None,
         choices=choices,
         check_beam=lambda beam: check_beam(network, beam, _origin(options)),

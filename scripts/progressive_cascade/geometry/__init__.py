@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from progressive_cascade.geometry.beam import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
 from progressive_cascade.geometry.sidecar import load_geometry, save_geometry
-from progressive_cascade.geometry.variety import GeometryRange, Misfit, parse_range
+from progressive_cascade.geometry.variety import TOLERANCE, GeometryRange, Misfit, parse_range
 from progressive_cascade.geometry.views import VIEWS
 
 __all__ = [
     "PRESETS",
+    "TOLERANCE",
     "VIEWS",
     "VOLUME_SHAPE",
     "VOXEL_SIZE",

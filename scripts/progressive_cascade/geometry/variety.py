@@ -20,6 +20,8 @@ from progressive_cascade.geometry.views import opposite_view
 
 # What a checkpoint without a range of its own was trained with: jitter of the distances, and no turn at all.
 _JITTER, _ALIGNED_DEGREES = 0.02, 0.5
+TOLERANCE = 0.05
+"""Share of a border of a range by which a geometry may lie beyond it, with a warning."""
 
 
 @dataclass(frozen=True)

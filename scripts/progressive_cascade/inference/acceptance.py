@@ -2,7 +2,8 @@
 """Whether a checkpoint takes radiographs of a geometry: what lies inside the range it was trained for, and a bit more.
 
 A checkpoint keeps its range; one that keeps none has that of its own geometry and a little jitter. Inside nothing is
-said; up to :data:`TOLERANCE` beyond a border there is a warning; what lies farther out is refused.
+said; up to a :data:`~progressive_cascade.geometry.TOLERANCE` beyond a border there is a warning; what lies farther out
+is refused.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import numpy as np
 import torch
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import ConeBeam, GeometryRange, Misfit
+from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange, Misfit
 from progressive_cascade.inference.opposite import mirror_matrices, usual_beam
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.radiograph.lengths import Model
 
-TOLERANCE = 0.05
-"""Share of a border of the range by which a geometry may lie beyond it, with a warning."""
 # Two views are called nearly one where less than this share of the trained angle is left between them: of 90 degrees
 # 45, from where on a view stands nearer to the other's place than to its own.
 _LEAST_APART = 0.5
@@ -37,10 +37,11 @@ def trained_range(network: ProgressiveCascade) -> GeometryRange:
     return GeometryRange.around(_own_matrices(network), network.image_size) if kept is None else kept
 
 
-def focal_length(network: ProgressiveCascade) -> float:
-    """source_to_detector over pixel spacing of the geometry that a cascade was built for [pixels]."""
+def model_of(network: ProgressiveCascade) -> Model:
+    """The detector that radiographs are brought to for a cascade: of any field where it keeps a range."""
     matrix = _own_matrices(network)[0]
-    return float(np.linalg.norm(np.cross(matrix[0, :3], matrix[2, :3])))
+    focal_length = float(np.linalg.norm(np.cross(matrix[0, :3], matrix[2, :3])))
+    return Model(network.image_size, focal_length, network.geometry_range)
 
 
 def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> list[str]:
@@ -52,7 +53,7 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
         origin: what to name in an error.
 
     Returns:
-        A warning for everything that lies up to :data:`TOLERANCE` beyond a border; it does not name the origin.
+        A warning for everything that lies beyond a border by no more than the tolerance; none names the origin.
 
     Raises:
         UserError: if there are other views, pixels or angles between views than the checkpoint's, or something lies

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import PRESETS, ConeBeam
+from progressive_cascade.geometry import PRESETS, ConeBeam, GeometryRange
 from progressive_cascade.radiograph.assumptions import CASSETTE_MM, COST_OF_LENGTH
+from progressive_cascade.radiograph.fit import Fit, fit_detector, is_inside
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import Upright
 
@@ -44,42 +45,89 @@ class Choices:
     mirror_frontal: bool = False
 
 
+@dataclass(frozen=True)
+class Model:
+    """The detector that radiographs are brought to.
+
+    Attributes:
+        size: its rows and columns.
+        focal_length: source_to_detector over pixel spacing of the geometry the model was built for [pixels].
+        trained: the range it was trained for; None: this focal length alone.
+    """
+
+    size: int
+    focal_length: float
+    trained: GeometryRange | None = None
+
+
 def target_geometry(
-    uprights: Sequence[Upright],
-    *,
-    beam: ConeBeam | None,
-    choices: Choices,
-    size: int,
-    focal_length: float,
-) -> tuple[ConeBeam, list[str]]:
-    """The geometry the radiographs are brought to: the sidecar's where it has the model's detector.
+    uprights: Sequence[Upright], *, beam: ConeBeam | None, choices: Choices, model: Model
+) -> tuple[ConeBeam, Fit | None, list[str]]:
+    """The geometry the radiographs are brought to: the sidecar's where its detector is one of the model's.
 
     Args:
         uprights: frontal and lateral.
         beam: of a sidecar.
         choices: what the user knows better.
-        size: rows and columns of the model's detector.
-        focal_length: of the model [pixels].
+        model: whose detector it is to be.
 
     Returns:
-        The geometry, and what was assumed.
+        The geometry; what its detector shows of the films where that was chosen; and what was assumed.
 
     Raises:
         UserError: if the distances are impossible, or the two views disagree on them.
     """
     to_detector, to_isocenter, assumptions = _distances(uprights, beam, choices)
-    if beam is not None and beam.detector_shape == (size, size):
+    if beam is not None and beam.detector_shape == (model.size, model.size):
         same = to_detector == beam.source_to_detector and to_isocenter == beam.source_to_isocenter
-        changed = replace(beam, source_to_detector=to_detector, source_to_isocenter=to_isocenter)
-        return beam if same else changed, assumptions
+        changed = beam if same else replace(beam, source_to_detector=to_detector, source_to_isocenter=to_isocenter)
+        if model.trained is None or is_inside(changed, model.size, model.trained):
+            return changed, None, assumptions
     views = beam.views if beam is not None and len(beam.views) == 2 else tuple(one.view for one in uprights)
     isocenter = beam.isocenter if beam is not None else (0.0, 0.0, 0.0)
     # Six digits: the model's focal length is known in single precision.
-    pitch = float(f"{to_detector / focal_length:.6g}")
+    pitch = float(f"{to_detector / model.focal_length:.6g}")
     try:
-        return ConeBeam(to_isocenter, to_detector, (size, size), (pitch, pitch), views, isocenter), assumptions
+        target = ConeBeam(to_isocenter, to_detector, (model.size, model.size), (pitch, pitch), views, isocenter)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if beam is not None:
+        target = replace(target, detector_rotation=beam.detector_rotation)
+    if model.trained is None:
+        return target, None, assumptions
+    wanted = max(_field(one, index, target, beam, choices) for index, one in enumerate(uprights))
+    return *fit_detector(target, wanted, size=model.size, trained=model.trained), assumptions
+
+
+def _field(upright: Upright, index: int, target: ConeBeam, beam: ConeBeam | None, choices: Choices) -> float:
+    """Width of the field about the central ray that shows a film whole [mm], in the plane through the isocenter."""
+    (spacing, offset), _ = place_on(upright, index, target, beam, choices)
+    half = np.multiply(upright.radiograph.pixels.shape, spacing) / 2 + np.abs(offset)
+    return 2 * float(half.max()) / target.magnification
+
+
+def place_on(
+    upright: Upright, index: int, target: ConeBeam, beam: ConeBeam | None, choices: Choices
+) -> tuple[tuple[tuple[float, float], tuple[float, float]], list[str]]:
+    """A film in the plane of a geometry's detector: pitch and place of its centre, each (row, column) [mm].
+
+    Args:
+        upright: the film.
+        index: of its view.
+        target: the geometry.
+        beam: of a sidecar.
+        choices: what the user knows better.
+
+    Returns:
+        Both, and what was assumed.
+    """
+    one = upright.radiograph
+    spacing, assumptions = spacing_at_detector(upright, beam, choices)
+    offset = centre_offset(upright, index, beam)
+    # On the plane of the target's detector the same rays are that much further apart.
+    own = one.source_to_detector if beam is None and not (choices.source_to_detector or choices.preset) else None
+    factor = target.source_to_detector / own if own else 1.0
+    return ((spacing[0] * factor, spacing[1] * factor), (offset[0] * factor, offset[1] * factor)), assumptions
 
 
 def _distances(uprights: Sequence[Upright], beam: ConeBeam | None, choices: Choices) -> tuple[float, float, list[str]]:

@@ -17,14 +17,14 @@ from progressive_cascade.radiograph.check import check_views
 from progressive_cascade.radiograph.lengths import (
     INTENSITIES,
     Choices,
-    centre_offset,
-    spacing_at_detector,
+    Model,
+    place_on,
     target_geometry,
 )
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
-from progressive_cascade.radiograph.warn import pair_warnings, slice_difference, view_warnings
+from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slice_difference, view_warnings
 
 # Percentiles of a display radiograph that are moved to these line integrals, typical of a thorax at 70 keV.
 _DISPLAY_PERCENTILES, _DISPLAY_INTEGRALS = (1, 99), (0.0, 6.0)
@@ -84,8 +84,7 @@ def assemble_pair(
     frontal: Radiograph,
     lateral: Radiograph,
     *,
-    size: int,
-    focal_length: float,
+    model: Model,
     beam: ConeBeam | None = None,
     choices: Choices | None = None,
     check_beam: Callable[[ConeBeam], list[str]] | None = None,
@@ -95,8 +94,7 @@ def assemble_pair(
     Args:
         frontal: PA or AP; exchanged with the other where both tell so.
         lateral: left or right.
-        size: rows and columns of the model's detector.
-        focal_length: of the model, source_to_detector over pixel spacing [pixels].
+        model: whose detector it is.
         beam: geometry of a sidecar; it goes before the files' tags.
         choices: what the user knows better.
         check_beam: refuses a geometry the model does not take, before a picture is looked at, and returns warnings.
@@ -107,11 +105,14 @@ def assemble_pair(
     choices = choices or Choices()
     given, notes = _in_order([_declared(one, choices.intensities) for one in (frontal, lateral)])
     uprights = _uprights(given, choices)
-    target, assumptions = target_geometry(uprights, beam=beam, choices=choices, size=size, focal_length=focal_length)
+    target, fit, assumptions = target_geometry(uprights, beam=beam, choices=choices, model=model)
     doubts = [] if check_beam is None else check_beam(target)
     views = [_onto_detector(one, index, target, beam, choices) for index, one in enumerate(uprights)]
     least = choices.intensities or "calibrated"
     pair = _joined(uprights, views, target, max((least, *(view.intensities for view in views)), key=INTENSITIES.index))
+    if fit is not None:
+        fit.check([line for line in pair.warnings if line.startswith(BODY_LEAVES)])
+        notes += fit.notes()
     assumptions += pair.assumptions
     warnings = [*doubts, *_contradicted(uprights, beam), *pair.warnings]
     return replace(
@@ -216,11 +217,7 @@ class _View:
 
 def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBeam | None, choices: Choices) -> _View:
     one = upright.radiograph
-    spacing, assumptions = spacing_at_detector(upright, beam, choices)
-    offset = centre_offset(upright, index, beam)
-    # On the plane of the target's detector the same rays are that much further apart.
-    own = one.source_to_detector if beam is None and not (choices.source_to_detector or choices.preset) else None
-    factor = target.source_to_detector / own if own else 1.0
+    (spacing, offset), assumptions = place_on(upright, index, target, beam, choices)
     mask = one.mask
     if one.meaning != "line_integral":
         mask = mask & find_border(-one.pixels if one.meaning == "detector_signal" else one.pixels)
@@ -228,8 +225,8 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
         image, seen = resample(
             one.pixels,
             mask,
-            spacing=(spacing[0] * factor, spacing[1] * factor),
-            offset=(offset[0] * factor, offset[1] * factor),
+            spacing=spacing,
+            offset=offset,
             target_spacing=target.pixel_spacing,
             target_offset=target.detector_offset,
             shape=target.detector_shape,

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.geometry.views import view_axes
 from progressive_cascade.radiograph.assumptions import COST_OF_ORIENTATION
 from progressive_cascade.radiograph.onto import fill, find_border, turn
 from progressive_cascade.radiograph.orientation import Seen, look_at
-from progressive_cascade.radiograph.record import Radiograph
+from progressive_cascade.radiograph.record import Radiograph, nearest_letters
 
-_AS_READ = {"pa": ("L", "F"), "ap": ("L", "F"), "left_lateral": ("P", "F"), "right_lateral": ("A", "F")}
-_FRONTAL_VIEWS, _LATERAL_VIEWS = ("pa", "ap"), ("left_lateral", "right_lateral")
 # Below the first a picture is not turned, below the second it contradicts no tag, below the third it decides no kind.
 _TURN, _CONTRADICT, _KIND = 0.8, 0.97, 0.97
 # Between these it is open whether a frontal is mirrored.
@@ -49,10 +48,9 @@ class Upright:
 
 def kind_of(radiograph: Radiograph) -> str | None:
     """Frontal or lateral: by its view, else the plane its directions span, else the picture; None where unsure."""
-    if radiograph.view in _FRONTAL_VIEWS or radiograph.view in _LATERAL_VIEWS:
-        return "frontal" if radiograph.view in _FRONTAL_VIEWS else "lateral"
-    if radiograph.directions is not None:
-        return "lateral" if set(radiograph.directions) & set("AP") else "frontal"
+    directions = _as_read(radiograph.view) or radiograph.directions
+    if directions is not None:
+        return _kind(directions)
     seen = _look(radiograph)
     return seen.kind if seen is not None and seen.probability > _KIND else None
 
@@ -72,7 +70,7 @@ def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None, *,
         UserError: if its directions do not lie in the plane of its view.
     """
     usual = "pa" if kind == "frontal" else "left_lateral"
-    view = radiograph.view if radiograph.view in _AS_READ else usual
+    view = usual if radiograph.view is None or _as_read(radiograph.view) is None else radiograph.view
     by = _by_picture if radiograph.directions is None else _by_tags
     upright = by(radiograph, view, kind, trust)
     if not mirror:
@@ -82,13 +80,14 @@ def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None, *,
 
 
 def _by_tags(radiograph: Radiograph, view: str, kind: str, trust: str | None) -> Upright:
-    directions = radiograph.directions or _AS_READ[view]
-    if (view in _LATERAL_VIEWS) != bool(set(directions) & set("AP")):
+    target = _as_read(view) or ("L", "F")
+    directions = radiograph.directions or target
+    if _kind(target) != _kind(directions):
         shown = "\\".join(directions)
         raise UserError(f"{radiograph.path} must have an orientation that fits the view {view}, got {shown}")
-    turned, transposed = _turned(radiograph, _AS_READ[view])
+    turned, transposed = _turned(radiograph, target)
     upright = Upright(turned, view, transposed, radiograph.facts())
-    seen = _look(turned, mirrored=view == "right_lateral")
+    seen = _look(turned, mirrored=target[0] in "RA")
     if seen is None or seen.probability < _CONTRADICT or seen.kind != kind:
         return upright
     upright = replace(upright, mirror=_mirror_of(seen))
@@ -106,7 +105,7 @@ def _by_tags(radiograph: Radiograph, view: str, kind: str, trust: str | None) ->
 
 def _by_picture(radiograph: Radiograph, view: str, kind: str, trust: str | None) -> Upright:
     del trust  # no tag contradicts
-    seen = _look(radiograph, mirrored=view == "right_lateral")
+    seen = _look(radiograph, mirrored=(_as_read(view) or "L")[0] in "RA")
     upright = Upright(radiograph, view, False, radiograph.facts())
     if seen is None or seen.probability < _TURN or seen.kind != kind:
         assumption = f"{radiograph.path} lies as a {view.replace('_', ' ')} is read: else {COST_OF_ORIENTATION}"
@@ -118,6 +117,18 @@ def _by_picture(radiograph: Radiograph, view: str, kind: str, trust: str | None)
     if _NOT_MIRROR < seen.mirror < _MIRROR:
         upright = replace(upright, assumptions=[f"{radiograph.path} is no mirror image: else {COST_OF_ORIENTATION}"])
     return replace(upright, mirror=_mirror_of(seen))
+
+
+def _as_read(view: str | None) -> tuple[str, str] | None:
+    """The letters nearest to where columns and rows of a view run, by name or angles; None where there is no such."""
+    try:
+        return None if view is None else nearest_letters(np.stack(view_axes(view)[1:]))
+    except ValueError:
+        return None
+
+
+def _kind(directions: tuple[str, str]) -> str:
+    return "lateral" if set(directions) & set("AP") else "frontal"
 
 
 def _mirror_of(seen: Seen) -> float | None:

@@ -11,6 +11,8 @@ from progressive_cascade.radiograph.record import Radiograph
 _SATURATED = 0.03
 # An edge column shows the body where it exceeds this share of the densest twentieth, in so many of its rows.
 _BODY, _EDGE_ROWS = 0.2, 0.5
+BODY_LEAVES = "the body leaves the "
+"""How a warning of a body that leaves the field begins."""
 SLICE_LIMIT = {True: 0.1, False: 0.048}
 """Difference of the two views above which a calibrated (True) or another (False) pair is warned of.
 
@@ -42,10 +44,10 @@ def pair_warnings(image: np.ndarray, seen: np.ndarray, difference: float | None)
     warnings = [] if difference is None else slice_warnings(difference, calibrated=True)
     for name, view, mask in zip(("frontal", "lateral"), image, seen > 0, strict=True):
         limit = _BODY * float(np.percentile(view[mask], 95))
-        cols = np.flatnonzero(mask.mean(axis=0) > 0.5)
+        cols = np.flatnonzero(mask[mask.any(axis=1)].mean(axis=0) > 0.5)
         for side, col in (("left", cols[0]), ("right", cols[-1])) if cols.size else ():
             if float(np.mean(view[mask[:, col], col] > limit)) > _EDGE_ROWS:
-                warnings.append(f"the body leaves the {name} on the image's {side}")
+                warnings.append(f"{BODY_LEAVES}{name} on the image's {side}")
     return warnings
 
 
