@@ -90,6 +90,14 @@ def test_keep_isocenter_leaves_the_geometry_where_it_is(ct: Path, ideal: Path, t
     np.testing.assert_allclose(_pixels(tmp_path / "xrays")[:, 8:], _pixels(ideal)[:, 3:-5], atol=0.15)
 
 
+def test_views_can_be_named(ct: Path, geometry: Path, tmp_path: Path) -> None:
+    """By name or by a C-arm's angles, in place of the geometry's own."""
+    views = ("ap", "lao80_cranial3")
+    assert _simulate(ct, tmp_path / "xrays", "--geometry", geometry, "--views", *views) == 0
+    assert load_geometry(tmp_path / "xrays" / "geometry.json").views == views
+    assert all((tmp_path / "xrays" / f"{view}.nii.gz").is_file() for view in views)
+
+
 def test_exposure_is_applied_and_recorded(ct: Path, geometry: Path, ideal: Path, tmp_path: Path) -> None:
     """A tube's spectrum attenuates more than 70 keV does; the sidecar says what was done, and the seed repeats it."""
     options = ("--geometry", geometry, "--spectrum", "120kV", "--photons", "1e4", "--scatter", "0.2")
@@ -163,6 +171,8 @@ def test_oblique_views_are_simulated(ct: Path, tmp_path: Path) -> None:
         (("--display", "--photometric", "RGB"), "--photometric: invalid choice: 'RGB'"),
         (("--photometric", "MONOCHROME1"), "--photometric must come with --display"),
         (("--keep-isocenter",), "--keep-isocenter must come with --geometry"),
+        (("--views", "pa", "lao300"), "--views must be names out of"),
+        (("--views", "pa", "pa"), "geometry must have different views, got pa, pa"),
         (("--geometry", "missing.json"), "missing.json"),
         (("--geometry", "broken.json"), "broken.json"),
         (("--geometry", "twice.json"), "geometry must have different views, got pa, pa"),

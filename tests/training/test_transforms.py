@@ -179,6 +179,19 @@ def test_geometry_becomes_matrices_about_the_origin_and_an_isocenter(tmp_path: P
         assert "matrices" in list_data_collate([item, item])
 
 
+def test_a_right_lateral_is_read_in_a_mirror(tmp_path: Path) -> None:
+    """Picture and matrix change together: what lies at a column of the picture lies at its mirror image's."""
+    beam = ConeBeam(views=("pa", "right_lateral"), detector_shape=(4, 6))
+    save_geometry(beam, tmp_path / "geometry.json")
+    image = torch.arange(48.0).reshape(2, 4, 6)
+    item = LoadGeometryd()({"geometry": str(tmp_path / "geometry.json"), "image": image})
+    assert torch.equal(item["image"][0], image[0])
+    assert torch.equal(item["image"][1], image[1].flip(1))
+    point = np.array([10.0, 20.0, 30.0, 1.0])
+    there, here = beam.projection_matrices()[1] @ point, item["matrices"][1].double().numpy() @ point
+    assert here[0] / here[2] == pytest.approx(5 - there[0] / there[2], rel=1e-5)
+
+
 def test_output_is_whole_hu_within_the_window() -> None:
     """0 and 1 are the window's ends; what exceeds them is clipped."""
     out = UnitToHUd("pred")({"pred": torch.tensor([-0.1, 0.0, 0.5, 0.5002, 1.0, 2.0])})["pred"]

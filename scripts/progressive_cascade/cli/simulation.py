@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def add_simulate(commands: Any) -> None:
       progressive-cascade simulate ct.nii.gz --output xrays
       progressive-cascade simulate ct.nii.gz --output xrays --spectrum 120kV --photons 100000 --scatter 0.5
       progressive-cascade simulate ct.nii.gz --output xrays --geometry geometry.json --display
+      progressive-cascade simulate ct.nii.gz --output xrays --preset bedside_ap --views ap right_lateral
     """
     parser = add_command(commands, "simulate", run=run_simulate, text=text)
     parser.add_argument("ct", type=Path, metavar="CT", help="CT in HU: .nii(.gz), .mha, .mhd, .nrrd, or a DICOM folder")
@@ -61,6 +63,12 @@ def add_simulate(commands: Any) -> None:
     add_preset(where, "acquisition geometry")
     where.add_argument(
         "--geometry", type=Path, metavar="FILE", help="acquisition geometry of a sidecar, moved to this CT's centre"
+    )
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        metavar="VIEW",
+        help="pa ap left_lateral right_lateral, or a C-arm's angles such as lao30_cranial15 (default: the geometry's)",
     )
     parser.add_argument(
         "--keep-isocenter", action="store_true", help="leave the geometry of --geometry where FILE says it stands"
@@ -130,16 +138,20 @@ def run_simulate(options: argparse.Namespace) -> None:
 
 
 def _parse_geometry(options: argparse.Namespace) -> ConeBeam:
-    """The geometry of --geometry or --preset.
+    """The geometry of --geometry or --preset, with the views of --views.
 
     Raises:
         UserError: for options that do not go together.
     """
-    if options.geometry is not None:
-        return load_geometry(options.geometry)
-    if options.keep_isocenter:
+    if options.keep_isocenter and options.geometry is None:
         raise UserError("--keep-isocenter must come with --geometry")
-    return ConeBeam.preset(options.preset)
+    beam = ConeBeam.preset(options.preset) if options.geometry is None else load_geometry(options.geometry)
+    if options.views is None:
+        return beam
+    try:
+        return replace(beam, views=tuple(options.views))
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
 
 
 def _parse_exposure(options: argparse.Namespace) -> Exposure | None:

@@ -15,6 +15,7 @@ from monai.transforms.transform import MapTransform, Transform
 from progressive_cascade.attenuation import unit_to_hu
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry, volume_affine
+from progressive_cascade.inference.opposite import mirror_matrices, mirror_pictures, mirrored_views
 from progressive_cascade.io import read_nifti
 from progressive_cascade.radiograph.check import check_views
 
@@ -142,20 +143,25 @@ class LoadGeometryd(Transform):
     """Reads the geometry sidecar of a pair of radiographs.
 
     Replaces the path under `geometry_key` (which may be None or absent) by what the network needs of it: `matrices`
-    (float32 tensor (view, 3, 4)) and `isocenter` (float64 tensor (3,) [mm]).
+    (float32 tensor (view, 3, 4)) and `isocenter` (float64 tensor (3,) [mm]). A right lateral becomes its mirror image,
+    as the network reads it, and its matrix that of the mirror image.
 
     Args:
         default: geometry of pairs that have no sidecar; None is the chest stand.
         geometry_key: where the path stands.
+        image_key: where the pair stands (view, rows, cols).
 
     Raises:
         FileNotFoundError: where the sidecar does not exist.
         ValueError: where it is no geometry.
     """
 
-    def __init__(self, default: ConeBeam | None = None, *, geometry_key: str = "geometry") -> None:
+    def __init__(
+        self, default: ConeBeam | None = None, *, geometry_key: str = "geometry", image_key: str = "image"
+    ) -> None:
         self.default = default or ConeBeam()
         self.geometry_key = geometry_key
+        self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replaces the path in a copy of the item.
@@ -170,7 +176,10 @@ class LoadGeometryd(Transform):
         path = item.pop(self.geometry_key, None)
         beam = load_geometry(path) if path else self.default
         # The network's volume is centred on the origin; where the patient stood only moves the result's affine.
-        item["matrices"] = torch.from_numpy(beam.at((0.0, 0.0, 0.0)).projection_matrices()).float()
+        matrices = torch.from_numpy(beam.at((0.0, 0.0, 0.0)).projection_matrices())
+        item["matrices"] = mirror_matrices(matrices[None], beam)[0].float()
+        if self.image_key in item and mirrored_views(beam):
+            item[self.image_key] = torch.from_numpy(mirror_pictures(np.asarray(item[self.image_key]), beam))
         item["isocenter"] = torch.tensor(beam.isocenter, dtype=torch.float64)
         return item
 

@@ -55,10 +55,11 @@ class Fit:
         """
         short = 1 - self.wanted / self.least
         if leaves and short > TOLERANCE:
+            missing = f"{self.least - self.wanted:.1f} mm ({short:.1%}) less"
             raise UserError(
-                f"the X-rays must show {self.least:.0f} mm of the plane through the isocenter, the least that these weights "
-                f"learnt, got {self.wanted:.1f} mm, {self.least - self.wanted:.1f} mm ({short:.1%}) less, and "
-                f"{leaves[0]}; give the true sizes and distances where these are not they"
+                f"the X-rays must show {self.least:.0f} mm of the plane through the isocenter, the least that these "
+                f"weights learnt, got {self.wanted:.1f} mm, {missing}, and {leaves[0]}; give the true sizes and "
+                "distances where these are not they"
             )
 
 
