@@ -11,10 +11,11 @@ import pytest
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam, GeometryRange
 from progressive_cascade.inference import reconstruct as module
-from progressive_cascade.inference.acceptance import check_beam, trained_range
+from progressive_cascade.inference.acceptance import check_beam, take_beam, trained_range
 from progressive_cascade.inference.first_look import first_look
 from progressive_cascade.inference.opposite import detour, mirrored_views
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.radiograph.fit import field_of
 from tests.conftest import SMALL
 
 RANGE = GeometryRange((600.0, 1900.0), (300.0, 430.0), turn=10.0, offset=30.0, opposite=True)
@@ -159,3 +160,21 @@ def test_a_reconstruction_carries_range_and_warnings(
     assert len(result.warnings) == 1
     assert "turn of lao10.2" in result.warnings[0]
     assert module.reconstruct(image, BEDSIDE, network=ranged, refine=0).warnings == ()
+
+
+def test_presets_work_or_say_by_how_much_they_do_not(ranged: ProgressiveCascade, old: ProgressiveCascade) -> None:
+    """On the model's detector, with their own rays; without a range nothing is brought there."""
+    assert take_beam(ranged, BEAM) == (BEAM, [])
+    for name in ("chest_stand", "bedside_ap", "xmed"):
+        target, warnings = take_beam(ranged, ConeBeam.preset(name))
+        assert warnings == []
+        assert target.detector_shape == (128, 128)
+        assert field_of(target) == pytest.approx(field_of(ConeBeam.preset(name)))
+    for name, said in (
+        ("x2ct", r"541.0 mm, 59.0 mm \(9.8%\) beyond the trained 600 to 1900"),
+        ("c_arm", r"--preset must show 300 mm of the plane .* got 205.9 mm, 94.1 mm \(31.4%\) less"),
+    ):
+        with pytest.raises(UserError, match=said):
+            take_beam(ranged, ConeBeam.preset(name), "--preset")
+    with pytest.raises(UserError, match="like the checkpoint"):
+        take_beam(old, ConeBeam.preset("chest_stand"))

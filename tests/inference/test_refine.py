@@ -188,7 +188,7 @@ def test_gain_and_offset_are_found_exactly():
         matrix=torch.eye(3, 4),
     )
     assert fitted.values == pytest.approx([1.25, -0.1], abs=1e-3)
-    assert fitted.at_edge() == []
+    assert fitted.at_edge() == {}
 
 
 def test_a_gain_beyond_its_range_is_reported():

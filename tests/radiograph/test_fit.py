@@ -16,7 +16,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam, GeometryRange, volume_affine
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
-from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside
+from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside, resample_views
 from progressive_cascade.radiograph.lengths import Choices, Model
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
@@ -29,10 +29,14 @@ XMED = ConeBeam(800.0, 1200.0, (256, 256), (2.4, 2.4))
 
 
 @cache
+def _patient() -> torch.Tensor:
+    hu = generate_phantom(3, shape=(64, 64, 64), spacing=5.6).hu
+    return hu_to_mu(torch.as_tensor(hu, dtype=torch.float32)[None, None])
+
+
+@cache
 def _views(beam: ConeBeam) -> np.ndarray:
-    made = generate_phantom(3, shape=(64, 64, 64), spacing=5.6)
-    mu = hu_to_mu(torch.as_tensor(made.hu, dtype=torch.float32)[None, None])
-    return line_integrals(mu, beam, affine=volume_affine((64, 64, 64), 5.6))[0].numpy()
+    return line_integrals(_patient(), beam, affine=volume_affine((64, 64, 64), 5.6))[0].numpy()
 
 
 def _radiographs(beam: ConeBeam, **changes: object) -> list[Radiograph]:
@@ -139,6 +143,22 @@ def test_a_film_too_small_for_its_patient_is_refused() -> None:
         _assemble(ConeBeam.preset("c_arm"))
     assert "must show 300 mm of the plane through the isocenter" in str(error.value)
     assert "got 205.9 mm, 94.1 mm (31.4%) less, and the body leaves the frontal" in str(error.value)
+
+
+def test_views_of_an_array_are_resampled_likewise() -> None:
+    """A geometry's own views on the model's detector; those that stand there already are handed back."""
+    target, fit = fit_detector(XMED, field_of(XMED), size=SIZE, trained=RANGE)
+    assert fit.notes() == []
+    image, seen = resample_views(_views(XMED), XMED, target)
+    assert seen is None
+    np.testing.assert_allclose(image, _assemble(XMED).image, atol=1e-5)
+    same, seen = resample_views(image, target, target)
+    assert same is image
+    assert seen is None
+    wider = replace(target, pixel_spacing=(6.0, 6.0))
+    seen = resample_views(image, target, wider)[1]
+    assert seen is not None
+    assert seen.mean() == pytest.approx((4.8 / 6.0) ** 2, abs=0.03)
 
 
 def test_a_field_stays_in_its_range_when_its_pitch_is_rounded() -> None:

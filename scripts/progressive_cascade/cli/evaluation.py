@@ -60,6 +60,9 @@ DIR receives
   comparison_CASE.png        truth, reconstruction, error; X-rays against re-projected X-rays
   CASE.nii.gz                with --save-nifti: the reconstruction [HU]
 
+--preset names the geometry in which the X-rays are taken; they are brought to the model's detector along the same rays.
+What the checkpoint was not trained for is refused, with how far outside it lies.
+
 Protocols: native (3-D PSNR and SSIM on [-1024, 1024] HU, MAE); x2ct, perx2ct, xmed (the published papers'
 formulas). Scores of different protocols do not compare.
 
@@ -105,7 +108,8 @@ def add_evaluate(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluates case after case, then writes the table."""
-    from progressive_cascade.inference.reconstruct import check_beam, load_cascade
+    from progressive_cascade.inference.acceptance import take_beam
+    from progressive_cascade.inference.reconstruct import load_cascade
 
     check_output_folder(options.output)
     check_checkpoint(options)
@@ -117,9 +121,11 @@ def run_evaluate(options: argparse.Namespace) -> None:
     )
     network = load_cascade(options.checkpoint, select_device(options.device))
     beam = ConeBeam.preset(options.preset)
-    check_beam(network, beam, f"--preset {options.preset}")
+    target, warnings = take_beam(network, beam, f"--preset {options.preset}")
+    for line in warnings:
+        print(f"warning: {line}")
     with staged_folder(options.output, last=_LISTS) as folder:
-        report = _report(options, folder, beam)
+        report = _report(options, folder, target, warnings)
         _evaluate_cases(items, network, beam, report, options)
         report.write()
     for line in describe_summary(report.summary(), report.protocols):
@@ -127,7 +133,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     print(f"{len(report.cases)} cases: {options.output / report.path.name}")
 
 
-def _report(options: argparse.Namespace, folder: Path, beam: ConeBeam) -> EvaluationReport:
+def _report(options: argparse.Namespace, folder: Path, beam: ConeBeam, warnings: list[str]) -> EvaluationReport:
     from progressive_cascade.evaluation.baselines import training_mean
     from progressive_cascade.evaluation.results import EvaluationReport
     from progressive_cascade.inference.reconstruct import default_checkpoint
@@ -149,6 +155,7 @@ def _report(options: argparse.Namespace, folder: Path, beam: ConeBeam) -> Evalua
             "checkpoint": {"file": weights.name, "sha256": file_hash(weights)},
             "section": options.section if options.cts is None else "CTs as they come",
             "geometry": beam.to_dict(),
+            "warnings": warnings,
             "refine_steps": options.refine,
             "versions": versions(),
         },
@@ -245,6 +252,8 @@ def evaluate_case(
 ) -> None:
     """Simulates, reconstructs, scores and draws one case: as `refined`, where it is, and as `cascade` without.
 
+    The X-rays are taken on the detector of `beam` and brought to that of the report's geometry.
+
     Raises:
         UserError: where the CT is not on the cascade's grid.
     """
@@ -253,13 +262,15 @@ def evaluate_case(
 
     from progressive_cascade.evaluation.agreement import clinical_table
     from progressive_cascade.inference.reconstruct import reconstruct
+    from progressive_cascade.radiograph.fit import resample_views
     from progressive_cascade.report import write_page
 
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
-    beam = beam.at((float(center[0]), float(center[1]), float(center[2])))
-    image = simulate_radiographs(case.hu, case.affine, beam)
-    plain = reconstruct(image, beam, network=network, refine=0)
-    result = reconstruct(image, beam, network=network, refine=refine) if refine else plain
+    isocenter = (float(center[0]), float(center[1]), float(center[2]))
+    beam, target = beam.at(isocenter), report.beam.at(isocenter)
+    image, weights = resample_views(simulate_radiographs(case.hu, case.affine, beam), beam, target)
+    plain = reconstruct(image, target, network=network, weights=weights, refine=0)
+    result = reconstruct(image, target, network=network, weights=weights, refine=refine) if refine else plain
     if result.hu.shape != case.hu.shape or not np.allclose(result.affine, case.affine, atol=1e-3):
         raise UserError(
             f"case {case.name} must lie on the cascade's grid {result.hu.shape}, got {case.hu.shape}: prepare it"
@@ -276,5 +287,5 @@ def evaluate_case(
     }
     if result.refinement is not None:
         record["refinement"] = result.refinement.to_dict()
-    page = build_case(result, beam, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)
+    page = build_case(result, target, name=case.name, record=record, picture=picture, truth=case.hu, scores=scores)
     write_page(page, report.output_dir / f"{case.name}.html")

@@ -110,7 +110,7 @@ def check_settings(options: argparse.Namespace) -> None:
 
 def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirror_frontal: bool) -> Pair:
     """The pair on the network's detector."""
-    from progressive_cascade.inference.acceptance import model_of
+    from progressive_cascade.inference.acceptance import check_directions, model_of
     from progressive_cascade.inference.reconstruct import check_beam
     from progressive_cascade.radiograph.lengths import Choices
     from progressive_cascade.radiograph.pair import assemble_pair
@@ -118,6 +118,9 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirro
 
     if options.geometry and options.preset:
         raise UserError("--preset must come without --geometry")
+    beam = load_geometry(options.geometry) if options.geometry else None
+    if beam is not None and len(beam.views) == 2:  # before pictures of one side are called two frontals
+        check_directions(network, beam, _origin(options))
     pitch = options.pixel_spacing
     choices = Choices(
         pixel_spacing=None if pitch is None else (pitch, pitch),
@@ -129,7 +132,7 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirro
         read_radiograph(options.pa),
         read_radiograph(options.lateral),
         model=model_of(network),
-        beam=load_geometry(options.geometry) if options.geometry else None,
+        beam=beam,
         choices=choices,
         check_beam=lambda beam: check_beam(network, beam, _origin(options)),
     )

@@ -20,6 +20,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange, Misfit
 from progressive_cascade.inference.opposite import mirror_matrices, usual_beam
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside
 from progressive_cascade.radiograph.lengths import Model
 
 # Two views are called nearly one where less than this share of the trained angle is left between them: of 90 degrees
@@ -66,7 +67,7 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
             f"{origin} must have {len(trained)} views of {size} x {size} pixels like the checkpoint, "
             f"got {len(beam.views)} of {beam.detector_shape[0]} x {beam.detector_shape[1]}"
         )
-    _check_directions(beam, trained, origin)
+    check_directions(network, beam, origin)
     allowed = trained_range(network)
     if usual_beam(beam) is not None:  # stage 1 takes them for the usual views where it has not learnt them
         allowed = replace(allowed, opposite=True)
@@ -76,6 +77,29 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
     if far:
         raise UserError(f"{origin} must lie in the range of geometries of the checkpoint: {'; '.join(far)}; {_WAY_OUT}")
     return [f"{line}: expect a worse result than inside" for line in describe_misfits(misfits, beam.views)]
+
+
+def take_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> tuple[ConeBeam, list[str]]:
+    """The same rays on the model's detector, where the checkpoint takes them.
+
+    Args:
+        network: the cascade; one that keeps no range takes its own detector alone.
+        beam: a geometry of any detector.
+        origin: what to name in an error.
+
+    Returns:
+        The geometry for :func:`~progressive_cascade.radiograph.fit.resample_views`, and warnings.
+
+    Raises:
+        UserError: as :func:`check_beam`; and where the detector shows much less than was trained.
+    """
+    trained, size = network.geometry_range, network.image_size
+    if trained is None or is_inside(beam, size, trained):
+        return beam, check_beam(network, beam, origin)
+    target, fit = fit_detector(beam, field_of(beam), size=size, trained=trained)
+    warnings = check_beam(network, target, origin)
+    fit.check(origin=origin)
+    return target, [*warnings, *fit.notes()]
 
 
 def describe_misfits(misfits: Sequence[Misfit], views: Sequence[str]) -> list[str]:
@@ -118,8 +142,18 @@ def _own_matrices(network: ProgressiveCascade) -> np.ndarray:
     return network.projection_matrices.cpu().double().numpy()
 
 
-def _check_directions(beam: ConeBeam, trained: np.ndarray, origin: str) -> None:
-    """Refuses views that change places, and views that look from nearly one side."""
+def check_directions(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geometry") -> None:
+    """Refuses views that change places, and views that look from nearly one side, whatever their detectors are.
+
+    Args:
+        network: the cascade.
+        beam: a geometry of as many views as its.
+        origin: what to name in an error.
+
+    Raises:
+        UserError: naming the views, and how many degrees are too few.
+    """
+    trained = _own_matrices(network)
     given, wanted = beam.poses()[2][:, 2], trained[:, 2, :3] / np.linalg.norm(trained[:, 2, :3], axis=1, keepdims=True)
     cosines = np.abs(given @ wanted.T)
     if len(given) == 2 and min(cosines[0, 1], cosines[1, 0]) > max(cosines[0, 0], cosines[1, 1]):

@@ -114,13 +114,13 @@ class ViewCalibration:
         """The view's projection matrix with its pose, (3, 4) -> (3, 4)."""
         return moved_matrix(matrix, self.pose) if self.pose.any() else matrix
 
-    def at_edge(self) -> list[str]:
-        """Names of what ended at an edge of its range."""
+    def at_edge(self) -> dict[str, tuple[float, float, float]]:
+        """What ended at an edge of its range: by name its value, and the lowest and highest believed possible."""
         _, low, high, _ = _priors(self, pose=True)
         names = [*_value_names(self), *POSE]
         now = np.concatenate(([] if self.known == "calibrated" else self.values, self.pose))
-        near = _AT_THE_EDGE * (high - low)
-        return [name for name, x, a, b, e in zip(names, now, low, high, near, strict=True) if x - a < e or b - x < e]
+        rows = zip(names, now.tolist(), low.tolist(), high.tolist(), strict=True)
+        return {name: (x, a, b) for name, x, a, b in rows if min(x - a, b - x) < _AT_THE_EDGE * (b - a)}
 
     def to_dict(self) -> dict[str, object]:
         """What a sidecar keeps: the line or the curve, and the pose where one was looked for."""

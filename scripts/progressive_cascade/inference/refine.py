@@ -263,7 +263,11 @@ def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume
         image=evidence.image,
         matrices=evidence.matrices,
         calibration=[view.to_dict() for view in evidence.views] if evidence.searches else [],
-        edges=[f"{name} of view {index}" for index, view in enumerate(evidence.views) for name in view.at_edge()],
+        edges=[
+            f"{name} of view {index} is {value:.3g}, at the edge of what is believed possible ({low:.3g} to {high:.3g})"
+            for index, view in enumerate(evidence.views)
+            for name, (value, low, high) in view.at_edge().items()
+        ],
     )
 
 
@@ -279,7 +283,7 @@ def _reason_to_stop(now: _State, best: _State, lowest: float, settings: RefineSe
 
 
 def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refinement:
-    warnings = [f"{name} is at the edge of what is believed possible" for name in kept.edges]
+    warnings = list(kept.edges)
     if stopped == "rising":
         warnings.append(f"the residual rose after {steps} steps; the unrefined volume is kept")
     elif steps and kept.step == 0:

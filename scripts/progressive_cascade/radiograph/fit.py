@@ -14,6 +14,7 @@ import numpy as np
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange
+from progressive_cascade.radiograph.onto import resample
 
 # Less than this cut off or padded [mm] is rounding of pitches.
 _ROUNDING_MM = 0.5
@@ -42,25 +43,26 @@ class Fit:
             return [f"{reach}, the model sees {self.field:.0f} mm: what lies beside the X-rays does not count"]
         return []
 
-    def check(self, leaves: Sequence[str]) -> None:
-        """Refuses films that are much smaller than what was trained and show the body cut off.
+    def check(self, leaves: Sequence[str] | None = None, *, origin: str = "the X-rays") -> None:
+        """Refuses films that are much smaller than what was trained, or those of them that show the body cut off.
 
         Beside a body that they show whole there is air, which is what a wider film would show.
 
         Args:
-            leaves: where the body leaves the films, in words.
+            leaves: where the body leaves the films, in words; None: refuse small ones whatever they show.
+            origin: what to name.
 
         Raises:
             UserError: with the width, the least that was trained, and the share.
         """
         short = 1 - self.wanted / self.least
-        if leaves and short > TOLERANCE:
-            missing = f"{self.least - self.wanted:.1f} mm ({short:.1%}) less"
-            raise UserError(
-                f"the X-rays must show {self.least:.0f} mm of the plane through the isocenter, the least that these "
-                f"weights learnt, got {self.wanted:.1f} mm, {missing}, and {leaves[0]}; give the true sizes and "
-                "distances where these are not they"
-            )
+        if short <= TOLERANCE or (leaves is not None and not leaves):
+            return
+        missing = f"{self.least - self.wanted:.1f} mm ({short:.1%}) less{f', and {leaves[0]}' if leaves else ''}"
+        raise UserError(
+            f"{origin} must show {self.least:.0f} mm of the plane through the isocenter, the least that these weights "
+            f"learnt, got {self.wanted:.1f} mm, {missing}; give the true sizes and distances where these are not they"
+        )
 
 
 def fit_detector(beam: ConeBeam, wanted: float, *, size: int, trained: GeometryRange) -> tuple[ConeBeam, Fit]:
@@ -98,3 +100,32 @@ def is_inside(beam: ConeBeam, size: int, trained: GeometryRange) -> bool:
     offset = np.abs(beam.detector_offset).max() / beam.magnification
     low, high = trained.field
     return bool(low <= sides.min() and sides.max() <= high and offset <= trained.offset)
+
+
+def resample_views(image: np.ndarray, beam: ConeBeam, target: ConeBeam) -> tuple[np.ndarray, np.ndarray | None]:
+    """The views of a geometry on another detector in the same planes: averaged, or interpolated.
+
+    Args:
+        image: line integrals (view, rows, cols).
+        beam: their geometry.
+        target: as :func:`fit_detector` gives it.
+
+    Returns:
+        The image (view, rows, cols), float32, and 1 where a pixel was covered, same shape; None: everywhere.
+    """
+    if beam == target:
+        return image, None
+    views = [
+        resample(
+            view,
+            np.ones(view.shape, dtype=bool),
+            spacing=beam.pixel_spacing,
+            offset=beam.detector_offset,
+            target_spacing=target.pixel_spacing,
+            target_offset=target.detector_offset,
+            shape=target.detector_shape,
+        )
+        for view in image
+    ]
+    seen = np.stack([mask for _, mask in views])
+    return np.stack([pixels for pixels, _ in views]), None if seen.all() else seen

@@ -251,7 +251,7 @@ def _sections(case: ReportCase) -> list[dict[str, Any]]:
     if assumptions:
         text = "The files did not say this; it was assumed. If one of these is wrong, so is the CT."
         sections.append(wording.Section("Assumptions", "assumptions", [text], bullets=assumptions))
-    sections.append(wording.Section("Geometry", "geometry", rows=wording.geometry_rows(case.beam)))
+    sections.append(wording.Section("Geometry", "geometry", rows=wording.geometry_rows(case.beam, case.record)))
     refined = wording.refinement_rows(record)
     if refined:
         sections.append(wording.Section("Refined on this case", "refinement", rows=refined))

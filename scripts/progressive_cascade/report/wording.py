@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.geometry import ConeBeam, GeometryRange
+from progressive_cascade.inference.acceptance import describe_range
 from progressive_cascade.inference.first_look import LEAST_AGREEMENT
 from progressive_cascade.report.stills import view_title
 
@@ -226,8 +227,8 @@ def refinement_rows(record: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def geometry_rows(beam: ConeBeam) -> list[Row]:
-    """How the radiographs were taken, as the CT was told."""
+def geometry_rows(beam: ConeBeam, record: Mapping[str, Any]) -> list[Row]:
+    """How the radiographs were taken, as the CT was told, and for what geometries the weights were trained."""
     (rows, columns), (height, width) = beam.detector_shape, beam.pixel_spacing
     x, y, z = beam.isocenter
     found = [
@@ -257,6 +258,12 @@ def geometry_rows(beam: ConeBeam) -> list[Row]:
         down, right = beam.detector_offset
         text = f"{down:g} mm down, {right:g} mm to the right, turned by {beam.detector_rotation:g}°"
         found.append(Row("Detector moved", text, "Against the central ray."))
+    if record.get("geometry_range"):
+        try:
+            trained = describe_range(GeometryRange.from_dict(dict(_mapping(record["geometry_range"]))))
+        except (TypeError, ValueError):  # of another version
+            return found
+        found.append(Row("Weights trained for", "", f"{trained}. What lies beyond is warned of or refused."))
     return found
 
 
