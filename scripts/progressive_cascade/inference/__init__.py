@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from progressive_cascade.inference.acceptance import check_beam, describe_range, take_beam, trained_range
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.pairs import xray_pair_items
-from progressive_cascade.inference.reconstruct import Reconstruction, check_beam, default_checkpoint, load_cascade
+from progressive_cascade.inference.reconstruct import Reconstruction, default_checkpoint, load_cascade
 from progressive_cascade.inference.transforms import (
     LoadGeometryd,
     LoadRadiographPaird,
@@ -24,9 +25,12 @@ __all__ = [
     "UnitToHUd",
     "check_beam",
     "default_checkpoint",
+    "describe_range",
     "load_cascade",
     "load_uncertainty",
     "predict_sigma",
+    "take_beam",
     "to_line_integrals",
+    "trained_range",
     "xray_pair_items",
 ]

@@ -107,7 +107,8 @@ def reconstruct(
     Args:
         image: line integrals (view, rows, cols); see
             :func:`progressive_cascade.inference.transforms.to_line_integrals` for anything else.
-        beam: their geometry; the volume is placed at its isocenter.
+        beam: their geometry, on the cascade's detector (of another one :func:`.acceptance.take_beam` makes it); the
+            volume is placed at its isocenter.
         network: cascade of :func:`load_cascade`, on the device to use.
         inferer: how to run it; default: :func:`device_defaults` of the network's device.
         calibrated: whether the line integrals are true ones; if not, and nothing is refined, data consistency is
