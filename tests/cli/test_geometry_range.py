@@ -106,3 +106,13 @@ def test_what_is_farther_out_is_one_line(
     assert line.startswith(f"progressive-cascade: error: {tmp_path / 'geometry.json'} must ")
     assert said in line
     assert not output.parent.exists()
+
+
+def test_check_tells_what_a_checkpoint_was_trained_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stages, sizes and range; a file that is none is one line."""
+    assert main(["check", "--checkpoint", str(folder / "ranged.pt")]) == 0
+    printed = capsys.readouterr().out
+    assert "1, 16³ voxels, radiographs of 128²" in printed
+    assert "source 600 to 1900 mm from the isocenter, field there 300 to 430 mm wide" in printed
+    assert main(["check", "--checkpoint", str(folder / "ct.nii.gz")]) == 2
+    assert "ct.nii.gz" in capsys.readouterr().err

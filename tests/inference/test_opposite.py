@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from progressive_cascade.attenuation import hu_to_mu
-from progressive_cascade.geometry import ConeBeam, volume_affine
+from progressive_cascade.geometry import ConeBeam, GeometryRange, volume_affine
 from progressive_cascade.inference import reconstruct as module
 from progressive_cascade.inference.first_look import first_look
 from progressive_cascade.inference.opposite import mirror_matrices, mirror_pictures, usual_beam
@@ -19,6 +19,7 @@ from progressive_cascade.projector import line_integrals
 
 SHAPE, SPACING = (64, 64, 64), 5.6
 USUAL = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
+LEARNT = GeometryRange((600.0, 1900.0), (300.0, 430.0), turn=10.0, offset=30.0, opposite=True)
 # In the left lung (x is the patient's right), towards the front, above the middle [mm].
 MARKER = (-62.0, 35.0, 25.0)
 
@@ -42,13 +43,23 @@ def _take(beam: ConeBeam, marked: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "views", [("pa", "left_lateral"), ("ap", "left_lateral"), ("pa", "right_lateral"), ("ap", "right_lateral")]
+    ("views", "trained"),
+    [
+        (("pa", "left_lateral"), None),
+        (("ap", "left_lateral"), None),
+        (("pa", "right_lateral"), None),
+        (("ap", "right_lateral"), None),
+        (("ap", "right_lateral"), LEARNT),
+        (("lao176_cranial4", "rao84"), LEARNT),
+    ],
 )
-def test_marker_in_the_left_lung_stays_there(small_cascade, monkeypatch: pytest.MonkeyPatch, views: tuple[str, str]):
+def test_marker_in_the_left_lung_stays_there(
+    small_cascade, monkeypatch: pytest.MonkeyPatch, views: tuple[str, str], trained: GeometryRange | None
+):
     """What a marker adds to a reconstruction lies where the marker is: left, in front, above."""
     monkeypatch.setattr(module, "VOLUME_SHAPE", SHAPE)
     monkeypatch.setattr(module, "VOXEL_SIZE", SPACING)
-    network, beam = small_cascade(stage=2).eval(), _beam(*views)
+    network, beam = small_cascade(stage=2, geometry_range=trained).eval(), _beam(*views)
     with_it, without = (
         module.reconstruct(_take(beam, marked), beam, network=network, refine=0) for marked in (True, False)
     )

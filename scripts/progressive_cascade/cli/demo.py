@@ -40,12 +40,15 @@ def add_check(commands: Any) -> None:
     Check the installation in about ten seconds.
 
     Prints versions, devices and the hashes of the shipped weights, and runs one small reconstruction (64³ voxels,
-    the first stage alone) of a phantom.
+    the first stage alone) of a phantom. With --checkpoint it says of weights of one's own, in place of all that, what
+    they are and what geometries they were trained for.
 
-    example:
+    examples:
       progressive-cascade check
+      progressive-cascade check --checkpoint training/stage3_best.pt
     """
     parser = add_command(commands, "check", run=run_check, text=text)
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights to tell about")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
 
 
@@ -60,6 +63,12 @@ def run_check(options: argparse.Namespace) -> None:
     from progressive_cascade.paths import bundle_root
     from progressive_cascade.phantom import generate_phantom
 
+    if options.checkpoint is not None:
+        network = load_cascade(options.checkpoint)
+        print(f"{options.checkpoint.name:20s}sha256 {file_hash(options.checkpoint)}")
+        print(f"{'stages':20s}{network.stage}, {network.grid}³ voxels, radiographs of {network.image_size}²")
+        print(f"{'weights trained for':20s}{describe_range(trained_range(network))}")
+        return
     for name, version in versions().items():
         print(f"{name:20s}{version}")
     for device in _devices():

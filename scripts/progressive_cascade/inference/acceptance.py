@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange, Misfit
-from progressive_cascade.inference.opposite import mirror_matrices, usual_beam
+from progressive_cascade.inference.opposite import detour, mirror_matrices
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside
 from progressive_cascade.radiograph.lengths import Model
@@ -68,11 +67,9 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
             f"got {len(beam.views)} of {beam.detector_shape[0]} x {beam.detector_shape[1]}"
         )
     check_directions(network, beam, origin)
-    allowed = trained_range(network)
-    if usual_beam(beam) is not None:  # stage 1 takes them for the usual views where it has not learnt them
-        allowed = replace(allowed, opposite=True)
-    given = mirror_matrices(torch.from_numpy(beam.projection_matrices())[None], beam)[0].numpy()
-    misfits = allowed.misfits(given, trained, size)
+    seen_as = detour(network, beam) or beam
+    given = mirror_matrices(torch.from_numpy(seen_as.projection_matrices())[None], seen_as)[0].numpy()
+    misfits = trained_range(network).misfits(given, trained, size)
     far = describe_misfits([misfit for misfit in misfits if misfit.beyond > TOLERANCE], beam.views)
     if far:
         raise UserError(f"{origin} must lie in the range of geometries of the checkpoint: {'; '.join(far)}; {_WAY_OUT}")
