@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from progressive_cascade.cli import main
-from progressive_cascade.geometry import ConeBeam, GeometryRange, load_geometry, save_geometry, volume_affine
+from progressive_cascade.geometry import ConeBeam, GeometryRange, save_geometry, volume_affine
 from progressive_cascade.io import read_nifti, save_nifti
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.phantom import generate_phantom
 from tests.conftest import SMALL
+from tests.support.radiographs import BEAM, phantom_pair
 
 RANGE = GeometryRange((600.0, 1900.0), (300.0, 430.0), turn=10.0, offset=30.0, opposite=True)
 
@@ -80,7 +81,10 @@ def test_a_turned_bedside_pair_a_little_beyond_is_reconstructed_with_a_warning(
 @pytest.fixture(scope="module")
 def usual(folder: Path) -> Path:
     """A usual pair."""
-    return _simulate(folder, "usual", SMALL["geometry"])
+    for index, name in enumerate(("pa", "lateral")):
+        pixels = np.ascontiguousarray(phantom_pair()[index].T[..., None])
+        save_nifti(pixels, BEAM.detector_affine(index), folder / f"{name}.nii.gz")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -97,8 +101,7 @@ def test_what_is_farther_out_is_one_line(
     folder: Path, usual: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict, said: str
 ) -> None:
     """Exit code 2, what and by how much, nothing written."""
-    beam = load_geometry(usual / "geometry.json")
-    save_geometry(replace(beam, **changes), tmp_path / "geometry.json")
+    save_geometry(replace(BEAM, **changes), tmp_path / "geometry.json")
     files = ["--pa", str(usual / "pa.nii.gz"), "--lateral", str(usual / "lateral.nii.gz")]
     output = tmp_path / "out" / "ct.nii.gz"
     assert _reconstruct(folder, files, tmp_path / "geometry.json", output) == 2

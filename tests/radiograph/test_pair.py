@@ -121,6 +121,8 @@ def test_two_laterals_are_refused():
     """Two of one kind are no pair; nor are two patients."""
     with pytest.raises(UserError, match="two laterals"):
         _assemble(_plain(1), _plain(1))
+    with pytest.raises(UserError, match="two frontals by their views, pa and lao20"):
+        _assemble(_plain(0, view="pa"), _plain(0, view="lao20"))
     with pytest.raises(UserError, match="patient"):
         _assemble(_plain(0, patient="one"), _plain(1, patient="two"))
 

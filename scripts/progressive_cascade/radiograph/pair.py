@@ -200,7 +200,9 @@ def _in_order(given: list[Radiograph]) -> tuple[list[Radiograph], list[str]]:
     if kinds == ["lateral", "frontal"]:
         return given[::-1], ["the two radiographs were exchanged: the first is a lateral, the second a frontal"]
     if kinds[0] == kinds[1] and kinds[0] is not None:
-        raise UserError(f"{given[0].path} and {given[1].path} must be a frontal and a lateral, got two {kinds[0]}s")
+        views = " and ".join(one.view for one in given if one.view is not None)
+        found = f"two {kinds[0]}s{f' by their views, {views}' if ' and ' in views else ''}"
+        raise UserError(f"{given[0].path} and {given[1].path} must be a frontal and a lateral, got {found}")
     return given, []
 
 
