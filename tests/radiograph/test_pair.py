@@ -19,7 +19,7 @@ from progressive_cascade.radiograph.lengths import Choices, Model
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph
-from progressive_cascade.radiograph.warn import slice_difference
+from progressive_cascade.radiograph.warn import slice_difference, slice_warnings
 from tests.support.radiographs import BEAM, FOCAL, SIZE, grey, phantom_pair, save_dx, signal
 
 
@@ -149,6 +149,15 @@ def test_views_of_two_scales_do_not_fit():
     right = slice_difference(image, seen)
     scaled = _assemble(_plain(0), _plain(1, spacing=(3.36 * 1.2, 3.36 * 1.2))).image
     assert slice_difference(scaled, seen) > 3 * right
+
+
+def test_near_sources_mix_slices_and_are_allowed_to():
+    """The limit grows as one over the distance, from 1500 mm on; farther it stays what it is there."""
+    assert slice_warnings(0.07, calibrated=False)
+    assert not slice_warnings(0.07, calibrated=False, source_to_isocenter=1000.0)
+    assert slice_warnings(0.07, calibrated=False, source_to_isocenter=1900.0)
+    assert slice_warnings(0.11, calibrated=True, source_to_isocenter=800.0)
+    assert not slice_warnings(0.11, calibrated=True, source_to_isocenter=600.0)
 
 
 @pytest.mark.parametrize("name", ["source_to_detector", "source_to_isocenter"])

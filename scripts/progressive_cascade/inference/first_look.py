@@ -61,14 +61,17 @@ class FirstLook:
         """Whether the frontal is called mirrored; see :meth:`mirror_log_odds`."""
         return self.mirror_log_odds(mirror) > _MIRROR_LOG_ODDS
 
-    def doubts(self, *, calibrated: bool) -> list[str]:
+    def doubts(self, *, calibrated: bool, source_to_isocenter: float = 1500.0) -> list[str]:
         """What it says against the pair as it is, a line for each.
 
         Args:
             calibrated: whether the pair holds true line integrals.
+            source_to_isocenter: of its geometry [mm].
         """
-        least = LEAST_AGREEMENT[calibrated]
-        found = [] if self.slice_difference is None else slice_warnings(self.slice_difference, calibrated=calibrated)
+        least, found = LEAST_AGREEMENT[calibrated], []
+        if self.slice_difference is not None:
+            distance = {"source_to_isocenter": source_to_isocenter}
+            found += slice_warnings(self.slice_difference, calibrated=calibrated, **distance)
         low = [f"{view} {score:.1f} dB" for view, score in self.agreement_db.items() if score < least]
         if low:
             found.append(
@@ -98,7 +101,7 @@ def examine(assemble: Callable[[bool], Pair], network: ProgressiveCascade, trust
             look, notes = look_at_pair(network, pair), [f"{said}; the picture was trusted"]
         else:
             warnings = [f"{said}; --trust-picture mirrors it, --trust-tags does not"]
-    doubts = look.doubts(calibrated=pair.calibrated)
+    doubts = look.doubts(calibrated=pair.calibrated, source_to_isocenter=pair.beam.source_to_isocenter)
     return replace(
         pair,
         notes=[*pair.notes, *notes],

@@ -137,7 +137,7 @@ def _joined(uprights: Sequence[Upright], views: Sequence[_View], target: ConeBea
         beam=target,
         intensities=known,
         assumptions=[*(line for pair in both for one in pair for line in one.assumptions), *scale],
-        warnings=[*warnings, *pair_warnings(image, seen, difference)],
+        warnings=[*warnings, *pair_warnings(image, seen, difference, source_to_isocenter=target.source_to_isocenter)],
         notes=[line for upright in uprights for line in upright.notes],
         facts=[upright.facts for upright in uprights],
         mirror=uprights[0].mirror,
