@@ -16,8 +16,9 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam, GeometryRange, volume_affine
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
-from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside, resample_views
-from progressive_cascade.radiograph.lengths import Choices, Model
+from progressive_cascade.radiograph.fit import Model, field_of, fit_detector, is_inside
+from progressive_cascade.radiograph.lengths import Choices
+from progressive_cascade.radiograph.onto import resample_views
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph

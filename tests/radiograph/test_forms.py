@@ -15,7 +15,7 @@ from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
-from progressive_cascade.radiograph.lengths import Model
+from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from tests.support.radiographs import BEAM, FOCAL, SIZE

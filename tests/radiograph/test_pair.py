@@ -15,7 +15,8 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam
 from progressive_cascade.io import save_nifti
 from progressive_cascade.radiograph import orientation
-from progressive_cascade.radiograph.lengths import Choices, Model
+from progressive_cascade.radiograph.fit import Model
+from progressive_cascade.radiograph.lengths import Choices
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph

@@ -262,7 +262,7 @@ def evaluate_case(
 
     from progressive_cascade.evaluation.agreement import clinical_table
     from progressive_cascade.inference.reconstruct import reconstruct
-    from progressive_cascade.radiograph.fit import resample_views
+    from progressive_cascade.radiograph.onto import resample_views
     from progressive_cascade.report import write_page
 
     center = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])

@@ -19,8 +19,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange, Misfit
 from progressive_cascade.inference.opposite import detour, mirror_matrices
 from progressive_cascade.networks import ProgressiveCascade
-from progressive_cascade.radiograph.fit import field_of, fit_detector, is_inside
-from progressive_cascade.radiograph.lengths import Model
+from progressive_cascade.radiograph.fit import Model, field_of, fit_detector, is_inside
 
 # Two views are called nearly one where less than this share of the trained angle is left between them: of 90 degrees
 # 45, from where on a view stands nearer to the other's place than to its own.
@@ -85,7 +84,7 @@ def take_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geomet
         origin: what to name in an error.
 
     Returns:
-        The geometry for :func:`~progressive_cascade.radiograph.fit.resample_views`, and warnings.
+        The geometry for :func:`~progressive_cascade.radiograph.onto.resample_views`, and warnings.
 
     Raises:
         UserError: as :func:`check_beam`; and where the detector shows much less than was trained.

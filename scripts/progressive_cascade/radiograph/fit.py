@@ -14,10 +14,24 @@ import numpy as np
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange
-from progressive_cascade.radiograph.onto import resample
 
 # Less than this cut off or padded [mm] is rounding of pitches.
 _ROUNDING_MM = 0.5
+
+
+@dataclass(frozen=True)
+class Model:
+    """The detector that radiographs are brought to.
+
+    Attributes:
+        size: its rows and columns.
+        focal_length: source_to_detector over pixel spacing of the geometry the model was built for [pixels].
+        trained: the range it was trained for; None: this focal length alone.
+    """
+
+    size: int
+    focal_length: float
+    trained: GeometryRange | None = None
 
 
 @dataclass(frozen=True)
@@ -100,32 +114,3 @@ def is_inside(beam: ConeBeam, size: int, trained: GeometryRange) -> bool:
     offset = np.abs(beam.detector_offset).max() / beam.magnification
     low, high = trained.field
     return bool(low <= sides.min() and sides.max() <= high and offset <= trained.offset)
-
-
-def resample_views(image: np.ndarray, beam: ConeBeam, target: ConeBeam) -> tuple[np.ndarray, np.ndarray | None]:
-    """The views of a geometry on another detector in the same planes: averaged, or interpolated.
-
-    Args:
-        image: line integrals (view, rows, cols).
-        beam: their geometry.
-        target: as :func:`fit_detector` gives it.
-
-    Returns:
-        The image (view, rows, cols), float32, and 1 where a pixel was covered, same shape; None: everywhere.
-    """
-    if beam == target:
-        return image, None
-    views = [
-        resample(
-            view,
-            np.ones(view.shape, dtype=bool),
-            spacing=beam.pixel_spacing,
-            offset=beam.detector_offset,
-            target_spacing=target.pixel_spacing,
-            target_offset=target.detector_offset,
-            shape=target.detector_shape,
-        )
-        for view in image
-    ]
-    seen = np.stack([mask for _, mask in views])
-    return np.stack([pixels for pixels, _ in views]), None if seen.all() else seen

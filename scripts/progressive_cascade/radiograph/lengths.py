@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import PRESETS, ConeBeam, GeometryRange
+from progressive_cascade.geometry import PRESETS, ConeBeam
 from progressive_cascade.radiograph.assumptions import CASSETTE_MM, COST_OF_LENGTH
-from progressive_cascade.radiograph.fit import Fit, fit_detector, is_inside
+from progressive_cascade.radiograph.fit import Fit, Model, fit_detector, is_inside
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import Upright
 
@@ -43,21 +43,6 @@ class Choices:
     intensities: str | None = None
     trust: str | None = None
     mirror_frontal: bool = False
-
-
-@dataclass(frozen=True)
-class Model:
-    """The detector that radiographs are brought to.
-
-    Attributes:
-        size: its rows and columns.
-        focal_length: source_to_detector over pixel spacing of the geometry the model was built for [pixels].
-        trained: the range it was trained for; None: this focal length alone.
-    """
-
-    size: int
-    focal_length: float
-    trained: GeometryRange | None = None
 
 
 def target_geometry(

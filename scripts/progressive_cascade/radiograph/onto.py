@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, sparse
 
+from progressive_cascade.geometry import ConeBeam
+
 # Lead letters: narrower than this [mm], and brighter than what is around them by this share of the picture's range.
 _MARKER_MM = 26.0
 _MARKER_CONTRAST = 0.45
@@ -94,6 +96,35 @@ def resample(
         raise ValueError("radiograph must lie on the detector, got no pixel of it there")
     image = np.divide(total, covered, out=np.zeros_like(total), where=covered > 1e-9)
     return fill(image, seen).astype(np.float32), seen.astype(np.float32)
+
+
+def resample_views(image: np.ndarray, beam: ConeBeam, target: ConeBeam) -> tuple[np.ndarray, np.ndarray | None]:
+    """The views of a geometry on another detector in the same planes: averaged, or interpolated.
+
+    Args:
+        image: line integrals (view, rows, cols).
+        beam: their geometry.
+        target: as :func:`.fit.fit_detector` gives it.
+
+    Returns:
+        The image (view, rows, cols), float32, and 1 where a pixel was covered, same shape; None: everywhere.
+    """
+    if beam == target:
+        return image, None
+    views = [
+        resample(
+            view,
+            np.ones(view.shape, dtype=bool),
+            spacing=beam.pixel_spacing,
+            offset=beam.detector_offset,
+            target_spacing=target.pixel_spacing,
+            target_offset=target.detector_offset,
+            shape=target.detector_shape,
+        )
+        for view in image
+    ]
+    seen = np.stack([mask for _, mask in views])
+    return np.stack([pixels for pixels, _ in views]), None if seen.all() else seen
 
 
 def _overlaps(

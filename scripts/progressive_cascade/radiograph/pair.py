@@ -14,10 +14,10 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.radiograph.assumptions import COST_OF_SCALE
 from progressive_cascade.radiograph.check import check_views
+from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.lengths import (
     INTENSITIES,
     Choices,
-    Model,
     place_on,
     target_geometry,
 )
