@@ -77,11 +77,18 @@ def test_no_steps_give_the_networks_own_volume(network, image):
 def test_a_rising_residual_keeps_the_unrefined_volume(network, image, monkeypatch):
     """Steps that lead uphill are noticed; the unrefined volume comes back with a warning."""
     monkeypatch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, maximize=True))
-    found = _refine(network, image, steps=30)
+    found = _refine(network, image, steps=30, learning_rate=0.1)
     assert found.reports[0].stopped == "rising"
     torch.testing.assert_close(found.volume, _refine(network, image, steps=0).volume)
     assert found.reports[0].kept == 0
     assert any("unrefined volume is kept" in line for line in found.reports[0].warnings)
+
+
+def test_steps_that_are_too_long_are_taken_back(network, image):
+    """A rate at which the loss comes to double still ends with more explained than before."""
+    report = _refine(network, image, steps=12, learning_rate=0.013).reports[0]
+    assert report.stopped != "rising" and report.kept > 0
+    assert report.residual_after < report.residual_before
 
 
 def test_refinement_stops_at_the_expected_residual(network, image, monkeypatch):

@@ -29,8 +29,9 @@ from progressive_cascade.networks import ProgressiveCascade
 DEFAULT_STEPS = 8
 """They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
-# A loss so many times the lowest will not come back within the steps there are.
-_RISE = 2.0
+# A loss so many times the lowest will not come back within the steps there are: the last step is taken back, and the
+# next ones are a third as long. Networks differ in how long a step they bear.
+_RISE, _SHORTER, _RETREATS = 2.0, 1 / 3, 3
 # Adam's first steps are as long where little is left to explain as where much is, and lead beyond it: from less than
 # twice of what is expected on they are shorter, as the square of the excess, down to this share.
 _SHORTEST = 0.1
@@ -87,7 +88,8 @@ class RefinementReport:
         steps: taken.
         kept: after how many of them the volume is that was kept; 0: the unrefined one.
         stopped: why: ``steps`` (the limit), ``discrepancy`` (no more unexplained than noise and grid allow),
-            ``held_out`` (the held-back patches are explained no better any more) or ``rising`` (the loss grew).
+            ``held_out`` (the held-back patches are explained no better any more) or ``rising`` (the loss grew, however
+            short the steps).
         residual_before: root mean square of ``y - A x`` before the first step, with the intensities found by then.
         residual_after: of the volume that was kept.
         held_out_before: the same in the patches kept out of the loss, before.
@@ -216,8 +218,8 @@ def _tune(
     if evidence.searches:
         for _ in range(_CALIBRATION_PASSES):
             evidence.calibrate(*evidence.predict(weights))
-    optimizer = torch.optim.Adam([w for w in weights.values() if w.requires_grad], lr=settings.learning_rate)
-    lowest, stopped = math.inf, ""
+    rate, retreats = settings.learning_rate, 0
+    lowest, stopped, optimizer, before = math.inf, "", _adam(weights, rate), _values(weights)
     for step in range(settings.steps + 1):
         with torch.enable_grad():
             volume, explained = evidence.predict(weights)
@@ -227,18 +229,40 @@ def _tune(
             observe(step, now.volume)
         if step == 0:
             first = best = now
-            optimizer.param_groups[0]["lr"] *= min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2))
+            rate *= min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2))
+            optimizer = _adam(weights, rate)
         best = now if now.held_loss < best.held_loss else best
         stopped = _reason_to_stop(now, best, lowest, settings)
+        if stopped == "rising" and retreats < _RETREATS and step < settings.steps:
+            retreats, rate = retreats + 1, rate * _SHORTER
+            _restore(weights, before)
+            optimizer = _adam(weights, rate)
+            continue
         lowest = min(lowest, now.loss)
         if stopped:
             break
+        before = _values(weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if evidence.searches:
             evidence.calibrate(volume.detach(), explained.detach())
     return _conclude(first, first if stopped == "rising" else best, step, stopped)
+
+
+def _adam(weights: dict[str, Tensor], rate: float) -> torch.optim.Adam:
+    return torch.optim.Adam([weight for weight in weights.values() if weight.requires_grad], lr=rate)
+
+
+def _values(weights: dict[str, Tensor]) -> list[Tensor]:
+    return [weight.detach().clone() for weight in weights.values() if weight.requires_grad]
+
+
+def _restore(weights: dict[str, Tensor], values: list[Tensor]) -> None:
+    tuned = [weight for weight in weights.values() if weight.requires_grad]
+    with torch.no_grad():
+        for weight, value in zip(tuned, values, strict=True):
+            weight.copy_(value)
 
 
 def _copy_parameters(stage: nn.Module, prefixes: Sequence[str]) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from progressive_cascade.networks import ProgressiveCascade
 
 _TENSORS = ("volume", "image", "matrices")
 # Raised whenever refining comes to do something else with the same settings: what older code found is then not taken.
-_REVISION = 1
+_REVISION = 2
 
 
 def refine_cached(
