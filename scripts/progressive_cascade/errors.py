@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class GeometryError(UserError):
+    """Radiographs of a geometry that weights were not trained for; other weights may take them."""
+
+
 class RunError(RuntimeError):
     """What broke under a run that was asked for rightly: a full disk, a lost folder, a killed process.
 

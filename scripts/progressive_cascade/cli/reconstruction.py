@@ -25,6 +25,7 @@ from progressive_cascade.cli.folders import add_folder_options, run_folder
 from progressive_cascade.cli.radiographs import STRICT_EXIT, Warned, add_radiograph_options, read_pair, stop_at_warnings
 from progressive_cascade.cli.results import case_files, describe_case, write_case
 from progressive_cascade.cli.simulation import NIFTI
+from progressive_cascade.cli.weights import Weights
 from progressive_cascade.cli.xrays import EXPOSURE_FILE
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
@@ -103,19 +104,17 @@ def add_reconstruct(commands: Any) -> None:
 
 def run_reconstruct(options: argparse.Namespace) -> int:
     """Reconstructs a pair, or every pair of a folder with one network; returns the exit code."""
-    from progressive_cascade.inference.reconstruct import load_cascade
-
     check_dicom_options(options)
     check_checkpoint(options)
     if options.input is not None:
-        network = load_cascade(options.checkpoint, select_device(options.device))
-        return run_folder(options, lambda one: reconstruct_pair(one, network))
+        weights = Weights(options.checkpoint, select_device(options.device))
+        return run_folder(options, lambda one: weights.run(one, reconstruct_pair))
     if options.pa is None or options.lateral is None:
         raise UserError("--pa and --lateral must be given, or --input with a folder of pairs")
     check_outputs(options)
-    network = load_cascade(options.checkpoint, select_device(options.device))
+    weights = Weights(options.checkpoint, select_device(options.device))
     try:
-        reconstruct_pair(options, network)
+        weights.run(options, reconstruct_pair)
     except Warned as warned:
         print(f"progressive-cascade: --strict: {warned}", file=sys.stderr)
         return STRICT_EXIT

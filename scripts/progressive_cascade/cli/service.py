@@ -186,13 +186,13 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
     from progressive_cascade.cli import build_parser
     from progressive_cascade.cli.common import select_device
     from progressive_cascade.cli.reconstruction import check_outputs, reconstruct_pair
-    from progressive_cascade.inference.reconstruct import load_cascade
+    from progressive_cascade.cli.weights import Weights
     from progressive_cascade.io.released import check_released
 
     checkpoint, device = settings.get("checkpoint"), select_device(settings.get("device"))
     if checkpoint:  # on a cluster it is the cluster's file, which nobody has looked at yet
         check_released(Path(checkpoint), allow_unverified=bool(settings.get("allow_unverified")))
-    network, parser = load_cascade(checkpoint, device), build_parser()
+    weights, parser = Weights(Path(checkpoint) if checkpoint else None, device), build_parser()
     fixed = [*(["--checkpoint", checkpoint] if checkpoint else []), "--device", device]
 
     def run(arguments: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 check_outputs(options)
-                reconstruct_pair(options, network)
+                weights.run(options, reconstruct_pair)
             if options.dicom_output is not None:
                 _pack(options.dicom_output)
         except Exception as error:

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from progressive_cascade.errors import UserError
+from progressive_cascade.errors import GeometryError, UserError
 from progressive_cascade.geometry import TOLERANCE, ConeBeam, GeometryRange, Misfit
 from progressive_cascade.inference.opposite import detour, mirror_matrices
 from progressive_cascade.networks import ProgressiveCascade
@@ -55,13 +55,14 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
         A warning for everything that lies beyond a border by no more than the tolerance; none names the origin.
 
     Raises:
-        UserError: if there are other views, pixels or angles between views than the checkpoint's, or something lies
-            farther beyond a border: with view, quantity, value, trained range and the share.
+        GeometryError: if there are other views or pixels than the checkpoint's, or something lies farther beyond a
+            border: with view, quantity, value, trained range and the share.
+        UserError: if views change places or look from nearly one side.
     """
     trained, beam = _own_matrices(network), beam.at((0.0, 0.0, 0.0))
     size = network.image_size
     if len(beam.views) != len(trained) or beam.detector_shape != (size, size):
-        raise UserError(
+        raise GeometryError(
             f"{origin} must have {len(trained)} views of {size} x {size} pixels like the checkpoint, "
             f"got {len(beam.views)} of {beam.detector_shape[0]} x {beam.detector_shape[1]}"
         )
@@ -71,7 +72,9 @@ def check_beam(network: ProgressiveCascade, beam: ConeBeam, origin: str = "geome
     misfits = trained_range(network).misfits(given, trained, size)
     far = describe_misfits([misfit for misfit in misfits if misfit.beyond > TOLERANCE], beam.views)
     if far:
-        raise UserError(f"{origin} must lie in the range of geometries of the checkpoint: {'; '.join(far)}; {_WAY_OUT}")
+        raise GeometryError(
+            f"{origin} must lie in the range of geometries of the checkpoint: {'; '.join(far)}; {_WAY_OUT}"
+        )
     return [f"{line}: expect a worse result than inside" for line in describe_misfits(misfits, beam.views)]
 
 

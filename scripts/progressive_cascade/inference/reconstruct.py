@@ -57,8 +57,13 @@ class Reconstruction:
 
 
 def default_checkpoint() -> Path:
-    """The shipped weights, ``models/model.pt`` of the bundle."""
+    """The shipped weights, ``models/model.pt`` of the bundle: the best for a chest stand."""
     return bundle_root() / "models" / "model.pt"
+
+
+def wide_checkpoint() -> Path:
+    """The shipped weights for any other chest geometry, ``models/any_geometry.pt`` of the bundle."""
+    return bundle_root() / "models" / "any_geometry.pt"
 
 
 def load_cascade(checkpoint: str | Path | None = None, device: str | torch.device = "cpu") -> ProgressiveCascade:

@@ -14,9 +14,9 @@ from triton import cdiv, knobs
 from progressive_cascade.projector import triton_kernels as kernels
 from progressive_cascade.projector.plan import check_pose, is_cut
 
-# Half a warp's lanes run along the detector's rows, which are z, the densest axis of a C-ordered volume: at half a voxel
-# a pixel they read 32 bytes in a row, for a PA as for a lateral. On an H100 a third faster than tiles of 32 by 8 pixels
-# and eight warps (bundle/docs/EXPERIMENTS.md).
+# Half a warp's lanes run along the detector's rows, which are z, the densest axis of a C-ordered volume: at half a
+# voxel a pixel they read 32 bytes in a row, for a PA as for a lateral. On an H100 a third faster than tiles of 32 by 8
+# pixels and eight warps (bundle/docs/EXPERIMENTS.md).
 PIXEL_TILE = (16, 8)
 # Again along z; four voxels along y are what a PA's ray meets next, and find the same pixels in the cache.
 VOXEL_TILE = (1, 4, 32)

@@ -165,11 +165,12 @@ class HalfPrecisionState:
         self.network = network
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters as float16, buffers as they are."""
+        """Parameters as float16, buffers as they are, on the host: a GPU's file is read where there is none."""
         network = getattr(self.network, "module", self.network)
         parameters = {name for name, _ in network.named_parameters()}
         return {
-            name: value.detach().half() if name in parameters else value for name, value in network.state_dict().items()
+            name: (value.detach().half() if name in parameters else value).cpu()
+            for name, value in network.state_dict().items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

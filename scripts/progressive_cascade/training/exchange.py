@@ -61,7 +61,9 @@ def exchange_stage(path: str | Path, stage: int, *donors: str | Path) -> dict[st
         name: torch.stack([part[name].double() for part in parts]).mean(dim=0).to(value.dtype)
         for name, value in own.items()
     }
-    return {**state, **mean}
+    # What geometries a cascade takes is what its stage 1 has learnt.
+    ranges = [read_state(donor).get("range_values") for donor in donors] if stage == 1 else []
+    return {**state, **mean, **({"range_values": ranges[0]} if ranges and ranges[0] is not None else {})}
 
 
 def _stage_of(state: Mapping[str, Tensor], stage: int, path: str | Path) -> dict[str, Tensor]:
