@@ -73,7 +73,7 @@ def measure(item: dict[str, Any], condition: str, weights: Path) -> dict[str, fl
     beam = beams()[condition].at((float(x), float(y), float(z)))
     hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
     image = expose(hu, beam, affine=case.affine)[0].numpy()
-    known = {"calibrated": True}
+    known: dict[str, Any] = {"calibrated": True}
     if condition.startswith("gain"):
         image, known = 0.8 * image, {"calibrated": False, "intensities": "scaled"}
     if condition == "display curve":

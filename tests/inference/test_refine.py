@@ -15,6 +15,7 @@ from progressive_cascade.inference import refine as refine_module
 from progressive_cascade.inference.calibration import ViewCalibration, fit_view
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.refine import RefineSettings, refine
+from progressive_cascade.inference.tuned import TunedWeights
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_only_named_parameters_are_tuned(network, image):
     """Prefixes choose; none that fits is an error."""
     with pytest.raises(ValueError, match="parameters must name"):
         _refine(network, image, parameters=("no such",))
-    copies = refine_module._copy_parameters(network.stages[0], ("unet.out",))
+    copies = TunedWeights(network.stages[0], ("unet.out",), 1e-3).values
     assert {name for name, copy in copies.items() if copy.requires_grad} == {"unet.out.weight", "unet.out.bias"}
 
 

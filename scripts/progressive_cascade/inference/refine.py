@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference.evidence import Evidence
+from progressive_cascade.inference.tuned import TunedWeights
 from progressive_cascade.networks import ProgressiveCascade
 
 DEFAULT_STEPS = 8
@@ -214,67 +215,33 @@ def _tune(
     evidence: Evidence, settings: RefineSettings, observe: Callable[[int, Tensor], None] | None = None
 ) -> Refinement:
     """Passes that calibrate, then steps; the volume that explains the held-back patches best is taken."""
-    weights = _copy_parameters(evidence.stage, settings.parameters)
+    weights = TunedWeights(evidence.stage, settings.parameters, settings.learning_rate)
     if evidence.searches:
         for _ in range(_CALIBRATION_PASSES):
-            evidence.calibrate(*evidence.predict(weights))
-    rate, retreats = settings.learning_rate, 0
-    lowest, stopped, optimizer, before = math.inf, "", _adam(weights, rate), _values(weights)
+            evidence.calibrate(*evidence.predict(weights.values))
+    lowest, stopped = math.inf, ""
     for step in range(settings.steps + 1):
         with torch.enable_grad():
-            volume, explained = evidence.predict(weights)
+            volume, explained = evidence.predict(weights.values)
             loss, held_loss = evidence.losses(explained)
         now = _look(evidence, step, loss, held_loss, volume.detach(), explained.detach())
         if observe is not None:
             observe(step, now.volume)
         if step == 0:
             first = best = now
-            rate *= min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2))
-            optimizer = _adam(weights, rate)
+            weights.shorten(min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2)))
         best = now if now.held_loss < best.held_loss else best
         stopped = _reason_to_stop(now, best, lowest, settings)
-        if stopped == "rising" and retreats < _RETREATS and step < settings.steps:
-            retreats, rate = retreats + 1, rate * _SHORTER
-            _restore(weights, before)
-            optimizer = _adam(weights, rate)
+        if stopped == "rising" and weights.retreats < _RETREATS and step < settings.steps:
+            weights.retreat(_SHORTER)
             continue
         lowest = min(lowest, now.loss)
         if stopped:
             break
-        before = _values(weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        weights.step(loss)
         if evidence.searches:
             evidence.calibrate(volume.detach(), explained.detach())
     return _conclude(first, first if stopped == "rising" else best, step, stopped)
-
-
-def _adam(weights: dict[str, Tensor], rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam([weight for weight in weights.values() if weight.requires_grad], lr=rate)
-
-
-def _values(weights: dict[str, Tensor]) -> list[Tensor]:
-    return [weight.detach().clone() for weight in weights.values() if weight.requires_grad]
-
-
-def _restore(weights: dict[str, Tensor], values: list[Tensor]) -> None:
-    tuned = [weight for weight in weights.values() if weight.requires_grad]
-    with torch.no_grad():
-        for weight, value in zip(tuned, values, strict=True):
-            weight.copy_(value)
-
-
-def _copy_parameters(stage: nn.Module, prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """Stage 1's parameters by name, copied; those that are tuned are leaves that want a gradient."""
-    copies = {}
-    for name, parameter in stage.named_parameters():
-        # What closes the stage is no part of the network, and its λ follows the noise.
-        tuned = not name.startswith("consistency.") and (not prefixes or name.startswith(tuple(prefixes)))
-        copies[name] = parameter.detach().float().clone().requires_grad_(tuned)
-    if not any(copy.requires_grad for copy in copies.values()):
-        raise ValueError(f"parameters must name parameters of stage 1, got {list(prefixes)}")
-    return copies
 
 
 def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume: Tensor, explained: Tensor) -> _State:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which shipped weights a pair takes: the chest stand's where they know its geometry, else those of any geometry."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from progressive_cascade import ConeBeam
+from progressive_cascade.cli.weights import Weights
+from progressive_cascade.errors import GeometryError
+from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, load_cascade, wide_checkpoint
+from progressive_cascade.networks import ProgressiveCascade
+
+
+def _work(beam: ConeBeam):
+    def work(options: argparse.Namespace, network: ProgressiveCascade) -> tuple[Path | None, bool]:
+        check_beam(network, beam)
+        return options.checkpoint, network.geometry_range is not None
+
+    return work
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Weights:
+    """The shipped weights, each loaded once."""
+    return Weights(None, "cpu")
+
+
+def test_a_chest_stand_takes_its_own_weights(shipped: Weights) -> None:
+    """No detour where the better weights fit; the options stay as they are."""
+    options = argparse.Namespace(checkpoint=None)
+    assert shipped.run(options, _work(ConeBeam())) == (None, False)
+    assert options.checkpoint is None
+
+
+@pytest.mark.parametrize("beam", [ConeBeam.preset("bedside_ap"), ConeBeam(800.0, 1000.0)])
+def test_another_geometry_takes_the_wide_weights_and_says_so(
+    shipped: Weights, beam: ConeBeam, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The work is told which weights it has, so that its record names them."""
+    assert shipped.run(argparse.Namespace(checkpoint=None), _work(beam)) == (wide_checkpoint(), True)
+    assert "taking the weights any_geometry.pt" in capsys.readouterr().out
+
+
+def test_what_no_weights_take_is_refused_in_the_words_of_the_wide_ones(shipped: Weights) -> None:
+    """The source half a metre from the patient: the range that is named is the wide one."""
+    with pytest.raises(GeometryError, match=r"541.0 mm, 59.0 mm .* beyond the trained 600 to 1900 mm"):
+        shipped.run(argparse.Namespace(checkpoint=None), _work(ConeBeam(541.0, 720.0)))
+
+
+def test_ones_own_checkpoint_is_the_only_one() -> None:
+    """Who names weights is not given others."""
+    own = Weights(default_checkpoint(), "cpu")
+    with pytest.raises(GeometryError, match="beyond the trained 1470 to 1530 mm"):
+        own.run(argparse.Namespace(checkpoint=default_checkpoint()), _work(ConeBeam(800.0, 1000.0)))
+
+
+def test_both_weights_share_their_later_stages() -> None:
+    """Stage 1 alone was trained for any geometry; what sharpens its volume is the stand's."""
+    stand, wide = load_cascade().state_dict(), load_cascade(wide_checkpoint()).state_dict()
+    later = [name for name in stand if name.startswith(("stages.1.", "stages.2."))]
+    assert len(later) > 50 and all(bool((stand[name] == wide[name]).all()) for name in later)
+    assert not bool((stand["stages.0.unet.out.weight"] == wide["stages.0.unet.out.weight"]).all())
