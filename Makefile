@@ -12,6 +12,8 @@ SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-re
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.
 PHANTOMS ?= 50
 DATASET ?=
+# Where `make weights` trains.
+WEIGHTS ?= weights
 # Tests that `make coverage` runs, all by default; the floor of pyproject.toml holds for all of them together.
 SUBSET ?=
 # For `make gpu`: --allow-cpu tries the kit where there is no GPU.
@@ -19,12 +21,12 @@ GPU_OPTIONS ?=
 # For `make image-check`: --torch-index, where torch comes from.
 IMAGE_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
-LONG := $(addprefix benchmarks/,cascade.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py uncertainty.py)
+LONG := $(addprefix benchmarks/,cascade.py geometries.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test coverage lint bench gpu ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
+.PHONY: help demo quick test coverage lint bench gpu weights ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -35,6 +37,7 @@ help:
 	@echo "make lint        ruff and pyright alone"
 	@echo "make bench       the benchmarks: tables on the screen, JSON in benchmarks/results"
 	@echo "make gpu         one NVIDIA GPU, 8 minutes: tests, projector, training, reconstruction, the bundle's commands (GPU_OPTIONS=--allow-cpu)"
+	@echo "make weights     train every file of weights by bundle/configs/recipe.json, step by step, in ./$(WEIGHTS) (DATASET=folder)"
 	@echo "make ablation    what each part of the cascade earns (an hour, resumable)"
 	@echo "make results     evaluate the weights (half an hour, resumable; DATASET=folder adds its test patients), then \`make tables\`"
 	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
@@ -85,6 +88,9 @@ refine: .venv/.installed
 
 robustness: .venv/.installed
 	$(BIN)/python benchmarks/robustness.py $(if $(DATASET),--dataset '$(DATASET)')
+
+weights: .venv/.installed
+	$(BIN)/progressive-cascade train --recipe bundle/configs/recipe.json --output $(WEIGHTS) $(if $(DATASET),--dataset '$(DATASET)')
 
 ablation: .venv/.installed
 	$(BIN)/python benchmarks/cascade.py

@@ -64,7 +64,7 @@ class Step:
     def arguments(self, dataset: Path | None, models: Path) -> list[str]:
         """The command line of a module's step."""
         given = {"output": models / self.output, **({} if dataset is None else {"dataset": dataset}), **self.settings}
-        paths = {"checkpoint"}
+        paths = {"checkpoint", "cache"}
         return [
             part
             for name, value in given.items()
