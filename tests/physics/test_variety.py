@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, water_attenuation
-from progressive_cascade.physics import AcquisitionRange, acquire, harden
+from progressive_cascade.physics import (
+    AcquisitionRange,
+    acquire,
+    harden,
+    polyenergetic,
+    tube_spectrum,
+    water_equivalent,
+)
 
 QUIET = {"spectra": 0.0, "photons": (1e12, 1e12), "scatter": 0.0, "heel": 0.0}
 
@@ -79,6 +86,15 @@ def test_a_hardened_beam_is_exact_behind_water_and_short_behind_bone() -> None:
     torch.testing.assert_close(harden(water, torch.zeros_like(water), 100.0), expected, atol=2e-3, rtol=1e-3)
     with_bone = harden(water, torch.full_like(water, 20.0), 60.0) - expected
     assert (with_bone > 0).all()
+
+
+@pytest.mark.parametrize("kilovolts", [60.0, 100.0, 140.0])
+def test_coarse_bins_of_energy_are_as_good_as_fine_ones(kilovolts: float) -> None:
+    """Water up to 300 mm and bone up to 30: line integrals up to 7 agree to 0.01 with those of bins of 1 keV."""
+    water, bone = torch.meshgrid(torch.linspace(0, 300, 16), torch.linspace(0, 60, 7), indexing="ij")
+    spectrum = tube_spectrum(kilovolts)
+    fine = water_equivalent(polyenergetic(water, bone, spectrum), spectrum)
+    torch.testing.assert_close(harden(water, bone, kilovolts), fine, atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from progressive_cascade.physics.detection import (
     scattered,
     water_equivalent,
 )
-from progressive_cascade.physics.spectrum import tube_spectrum
+from progressive_cascade.physics.spectrum import Spectrum, tube_spectrum
 
 PATIENT_RANGE = 6.0
 """Display values: a view's 1st and 99th percentiles are moved to 0 and this, typical of a thorax at 70 keV."""
@@ -36,6 +36,7 @@ _SCATTER_SIGMA_MM = 60.0
 _CORRECTED_SCATTER = 0.2
 # Widths of the blur that local contrast is measured against [share of the detector's side].
 _LOCAL = 0.08
+_ENERGIES_PER_BIN = 5
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def harden(water: Tensor, bone: Tensor, kilovolts: float) -> Tensor:
     Returns:
         Line integrals, same shape: exact behind water, too small behind bone.
     """
-    spectrum = tube_spectrum(round(kilovolts))
+    spectrum = _coarse(tube_spectrum(round(kilovolts)))
     return water_equivalent(polyenergetic(water, bone, spectrum), spectrum)
 
 
@@ -152,6 +153,17 @@ def stretch(image: Tensor) -> Tensor:
     """Each view's 1st and 99th percentiles moved to 0 and :data:`PATIENT_RANGE` (view, rows, cols)."""
     low, high = _percentiles(image, 0.01, 0.99)
     return (image - low) * (PATIENT_RANGE / (high - low).clamp(min=1e-6))
+
+
+def _coarse(spectrum: Spectrum) -> Spectrum:
+    """The spectrum in bins of five energies, each at its photons' mean: as good behind a patient to 1e-3, in a fifth of
+    the time.
+    """
+    energies, photons = np.array(spectrum.energies), np.array(spectrum.photons)
+    parts = [slice(start, start + _ENERGIES_PER_BIN) for start in range(0, len(energies), _ENERGIES_PER_BIN)]
+    parts = [part for part in parts if photons[part].sum() > 0]
+    means = [float(np.average(energies[part], weights=photons[part])) for part in parts]
+    return replace(spectrum, energies=tuple(means), photons=tuple(float(photons[part].sum()) for part in parts))
 
 
 def _expose(
