@@ -55,7 +55,7 @@ def commands(folder: Path, *, processes: int, miniature: bool) -> Iterator[tuple
         yield f"training, stage {stage}", command, BUNDLE
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     files = "['configs/stage1.json','configs/multi_gpu.json']"
-    options = _training(folder, 1, miniature, models="distributed")
+    options = _training(folder, 1, miniature, models="distributed", num_validation_phantoms=processes)
     yield (
         f"training, stage 1, torchrun with {processes}",
         [*torchrun, "-m", "monai.bundle", "run", "training", "--config_file", files, *options],
@@ -74,9 +74,12 @@ def commands(folder: Path, *, processes: int, miniature: bool) -> Iterator[tuple
     yield "inference of the exported bundle", command, exported
 
 
-def _training(folder: Path, stage: int, miniature: bool, *, models: str = "models") -> list[str]:
+def _training(
+    folder: Path, stage: int, miniature: bool, *, models: str = "models", num_validation_phantoms: int = 1
+) -> list[str]:
     places = {"ckpt_dir": folder / models, "log_dir": folder / models / f"logs{stage}", "cache_dir": folder / "cache"}
     settings = {**_FEW_STEPS, **places, **(miniature_settings(stage) if miniature else {})}
+    settings["num_validation_phantoms"] = num_validation_phantoms  # each process validates one at least
     return _options(settings)
 
 

@@ -25,6 +25,7 @@ from progressive_cascade.cli.common import (
 )
 from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
+from progressive_cascade.cli.weights import Weights
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.io import staged_folder
@@ -109,7 +110,6 @@ def add_evaluate(commands: Any) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     """Evaluates case after case, then writes the table."""
     from progressive_cascade.inference.acceptance import take_beam
-    from progressive_cascade.inference.reconstruct import load_cascade
 
     check_output_folder(options.output)
     check_checkpoint(options)
@@ -119,9 +119,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         writes={"--output": _result_files(options.output, items, save_nifti=options.save_nifti)},
         overwrite=options.overwrite,
     )
-    network = load_cascade(options.checkpoint, select_device(options.device))
     beam = ConeBeam.preset(options.preset)
-    target, warnings = take_beam(network, beam, f"--preset {options.preset}")
+
+    def fit(own: argparse.Namespace, network: ProgressiveCascade) -> tuple[Any, ...]:
+        return own, network, *take_beam(network, beam, f"--preset {options.preset}")
+
+    weights = Weights(options.checkpoint, select_device(options.device))
+    options, network, target, warnings = weights.run(options, fit)
     for line in warnings:
         print(f"warning: {line}")
     with staged_folder(options.output, last=_LISTS) as folder:
