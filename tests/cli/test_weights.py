@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from progressive_cascade import ConeBeam
+from progressive_cascade.cli.radiographs import learnt
 from progressive_cascade.cli.weights import Weights
 from progressive_cascade.errors import GeometryError
 from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, load_cascade, wide_checkpoint
@@ -64,3 +65,15 @@ def test_both_weights_share_their_later_stages() -> None:
     later = [name for name in stand if name.startswith(("stages.1.", "stages.2."))]
     assert len(later) > 50 and all(bool((stand[name] == wide[name]).all()) for name in later)
     assert not bool((stand["stages.0.unet.out.weight"] == wide["stages.0.unet.out.weight"]).all())
+
+
+def test_a_right_lateral_goes_to_the_weights_that_have_learnt_it(shipped: Weights) -> None:
+    """The stand's weights take one by a detour; only their own checkpoint, named by the user, still does."""
+    beam = ConeBeam(views=("pa", "right_lateral"))
+    free = argparse.Namespace(checkpoint=None, geometry=None, preset=None)
+    assert shipped.run(free, lambda options, network: (learnt(options, network, beam), options.checkpoint)) == (
+        beam,
+        wide_checkpoint(),
+    )
+    own = argparse.Namespace(checkpoint=default_checkpoint(), geometry=None, preset=None)
+    assert learnt(own, shipped.network(None), beam) is beam

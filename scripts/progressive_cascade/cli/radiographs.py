@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from progressive_cascade.cli.common import positive_amount
 from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure
-from progressive_cascade.errors import UserError
-from progressive_cascade.geometry import PRESETS, load_geometry
+from progressive_cascade.errors import GeometryError, UserError
+from progressive_cascade.geometry import PRESETS, ConeBeam, load_geometry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,8 +134,22 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirro
         model=model_of(network),
         beam=beam,
         choices=choices,
-        check_beam=lambda beam: check_beam(network, beam, _origin(options)),
+        check_beam=lambda beam: check_beam(network, learnt(options, network, beam), _origin(options)),
     )
+
+
+def learnt(options: argparse.Namespace, network: ProgressiveCascade, beam: ConeBeam) -> ConeBeam:
+    """The geometry, unless shipped weights have learnt it that are at hand and not in use.
+
+    Raises:
+        GeometryError: for a right lateral, which the weights of the chest stand take by a detour only.
+    """
+    from progressive_cascade.inference.reconstruct import wide_checkpoint
+
+    shipped = options.checkpoint is None and network.geometry_range is None and wide_checkpoint().is_file()
+    if shipped and "right_lateral" in beam.views:
+        raise GeometryError(f"{_origin(options)} must have a left lateral for the weights of the chest stand")
+    return beam
 
 
 def stop_at_warnings(options: argparse.Namespace, warnings: list[str]) -> None:
