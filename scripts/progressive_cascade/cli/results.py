@@ -183,7 +183,8 @@ def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mappin
     if "volume" in places:
         save_nifti(result.hu, result.affine, places["volume"])
         save_radiographs(result.image, places["radiographs"])
-    volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image)
+    views = record["geometry"]["views"]
+    volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image, views=views)
     save_json(dict(record), places["sidecar"])
 
 

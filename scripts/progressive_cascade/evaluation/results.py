@@ -251,6 +251,7 @@ class EvaluationReport:
                 path=self.output_dir / f"comparison_{case.name}.png",
                 title=f"{case.name}: {next(iter(scores.values())):.2f} dB ({self.protocols[0]} protocol)",
                 spacing=EXTENT / case.hu.shape[0],
+                views=self.beam.views,
             )
 
     def _reproject(self, hu: np.ndarray) -> np.ndarray:

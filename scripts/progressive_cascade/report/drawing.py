@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from progressive_cascade.geometry.views import view_axes
 from progressive_cascade.io import atomic_path
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ ERROR_LIMIT_HU = 500.0
 """End of the colour scale of errors [HU]."""
 DIFFERENCE_LIMIT = 0.5
 """End of the colour scale of differences between line integrals (no unit)."""
-VIEW_NAMES = ("PA", "left lateral")
-"""The two views as they are titled."""
+USUAL_VIEWS = ("pa", "left_lateral")
+"""The views of a pair, where none are named."""
 TEXT = "#dfe2e6"
 """Colour of titles."""
 FAINT = "#9aa1ab"
@@ -38,7 +39,6 @@ BACKGROUND = "#0c0d10"
 DPI = 160
 """Resolution of all pictures [dots per inch]."""
 
-_VIEW_SIDES = (("R", "L"), ("A", "P"))
 # Blue below, black at zero, amber above: zero vanishes into the background and only errors shine.
 _DIVERGING = ("#9be1ff", "#2f8fd0", "#123a5c", BACKGROUND, "#6b2f0c", "#e07b1f", "#ffe0a3")
 _SCALE_BAR_MM = 50.0
@@ -147,13 +147,36 @@ def draw_plane(axes: Axes, plane: Plane, *, window: tuple[float, float] | None) 
     return drawn
 
 
-def draw_radiograph(axes: Axes, image: np.ndarray, view: int, *, like: np.ndarray | None = None) -> AxesImage:
+def view_heading(view: str) -> str:
+    """A view's name in a picture.
+
+    Example:
+        >>> view_heading("ap"), view_heading("left_lateral"), view_heading("lao5_cranial3")
+        ('AP', 'left lateral', 'lao5 cranial3')
+    """
+    return view.upper() if view in ("pa", "ap") else view.replace("_", " ")
+
+
+def view_sides(view: str) -> tuple[str, str]:
+    """The patient's sides, R, L, A or P, that a view shows on the image's left and right.
+
+    Example:
+        >>> view_sides("left_lateral"), view_sides("right_lateral")
+        (('A', 'P'), ('P', 'A'))
+    """
+    x, y, _ = view_axes(view)[1]
+    if abs(x) >= abs(y):
+        return ("L", "R") if x > 0 else ("R", "L")
+    return ("P", "A") if y > 0 else ("A", "P")
+
+
+def draw_radiograph(axes: Axes, image: np.ndarray, view: str, *, like: np.ndarray | None = None) -> AxesImage:
     """Draws line integrals as a chest film is shown: bone bright, air black, local contrast raised.
 
     Args:
         axes: where to draw.
         image: line integrals (rows, cols).
-        view: 0 for PA, 1 for left lateral.
+        view: name of the view, which says what lies at its sides.
         like: line integrals whose brightness scale to take; default: the image's own.
 
     Returns:
@@ -161,15 +184,15 @@ def draw_radiograph(axes: Axes, image: np.ndarray, view: int, *, like: np.ndarra
     """
     tone = film_tone(image, like=like)
     drawn = axes.imshow(tone, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
-    _undress(axes, _VIEW_SIDES[view])
+    _undress(axes, view_sides(view))
     return drawn
 
 
-def draw_difference(axes: Axes, difference: np.ndarray, view: int) -> AxesImage:
+def draw_difference(axes: Axes, difference: np.ndarray, view: str) -> AxesImage:
     """Draws a difference between line integrals (rows, cols) in colour."""
     limit = DIFFERENCE_LIMIT
     drawn = axes.imshow(difference, cmap=diverging_colors(), vmin=-limit, vmax=limit, interpolation="bilinear")
-    _undress(axes, _VIEW_SIDES[view])
+    _undress(axes, view_sides(view))
     return drawn
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from progressive_cascade.report.diagrams import Diagram, blank_figure, draw_diagram
 from progressive_cascade.report.drawing import (
     TEXT,
-    VIEW_NAMES,
+    USUAL_VIEWS,
     Plane,
     caption,
     central_planes,
@@ -27,6 +27,7 @@ from progressive_cascade.report.drawing import (
     heading,
     mosaic,
     save_figure,
+    view_heading,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def radiographs_figure(image: np.ndarray, path: str | PathLike[str]) -> None:
     image = _parse_radiographs("image", image)
     height = _RADIOGRAPH_MM * image.shape[1] / image.shape[2]
     figure, grid = mosaic([_RADIOGRAPH_MM] * 2, [height], top=0.3)
-    for view in range(2):
-        axes = figure.add_subplot(grid[0, view])
-        draw_radiograph(axes, image[view], view)
-        heading(axes, VIEW_NAMES[view])
+    for index, view in enumerate(USUAL_VIEWS):
+        axes = figure.add_subplot(grid[0, index])
+        draw_radiograph(axes, image[index], view)
+        heading(axes, view_heading(view))
     save_figure(figure, path)
 
 
@@ -68,6 +69,7 @@ def volume_figure(
     spacing: float | Sequence[float],
     path: str | PathLike[str],
     radiographs: np.ndarray | None = None,
+    views: Sequence[str] = USUAL_VIEWS,
 ) -> None:
     """Draws a CT on three planes through its centre, in a lung and in a soft-tissue window.
 
@@ -76,6 +78,7 @@ def volume_figure(
         spacing: voxel size [mm], one number or one per axis.
         path: PNG file; written whole or not at all.
         radiographs: line integrals (2, rows, cols) the CT was made from, drawn beside it.
+        views: their names.
 
     Raises:
         ValueError: where a shape or the spacing is impossible.
@@ -91,8 +94,8 @@ def volume_figure(
     if radiographs is not None:
         for row, image in enumerate(radiographs):
             axes = figure.add_subplot(grid[row, 0])
-            draw_radiograph(axes, image, row)
-            caption(axes, VIEW_NAMES[row])
+            draw_radiograph(axes, image, views[row])
+            caption(axes, view_heading(views[row]))
             if row == 0:
                 heading(axes, "radiographs")
     rows = [
@@ -111,6 +114,7 @@ def comparison_figure(
     path: str | PathLike[str],
     title: str = "",
     spacing: float | Sequence[float] = 1.4,
+    views: Sequence[str] = USUAL_VIEWS,
 ) -> None:
     """Draws truth, reconstruction and error on three planes, and the radiographs against the re-projected ones.
 
@@ -122,6 +126,7 @@ def comparison_figure(
         path: PNG file; written whole or not at all.
         title: one line above, for example the case and its scores.
         spacing: voxel size [mm], one number or one per axis.
+        views: names of the radiographs' views.
 
     Raises:
         ValueError: where shapes are impossible or disagree.
@@ -145,9 +150,9 @@ def comparison_figure(
         figure.text(0.006, 1 - 0.09 / figure.get_figheight(), title, fontsize=10, color=TEXT, va="top")
     drawn = _draw_planes(figure, grid, rows)
     color_bar(figure, drawn, first=grid[2, 0], last=grid[2, 2], label="reconstruction − truth [HU]")
-    for view in range(2):
-        panels = [figure.add_subplot(grid[row, 3 + view]) for row in range(3)]
-        drawn = _draw_reprojection(panels, radiographs[view], reprojected[view], view)
+    for index, view in enumerate(views):
+        panels = [figure.add_subplot(grid[row, 3 + index]) for row in range(3)]
+        drawn = _draw_reprojection(panels, radiographs[index], reprojected[index], view, named=index == 0)
     color_bar(figure, drawn, first=grid[2, 3], last=grid[2, 4], label="re-projected − radiograph [line integral]")
     save_figure(figure, path)
 
@@ -184,11 +189,11 @@ def hero_figure(
     widths = [film, 0.13 * side, *(plane.extent[1] for plane in rows[0].planes)]
     figure, grid = mosaic(widths, [side] * len(rows), top=0.3)
     films = grid[:, 0].subgridspec(2, 1, hspace=0.02)
-    for view in range(2):
-        axes = figure.add_subplot(films[view])
-        draw_radiograph(axes, radiographs[view], view)
-        caption(axes, VIEW_NAMES[view])
-        if view == 0:
+    for index, view in enumerate(USUAL_VIEWS):
+        axes = figure.add_subplot(films[index])
+        draw_radiograph(axes, radiographs[index], view)
+        caption(axes, view_heading(view))
+        if index == 0:
             heading(axes, "two X-rays")
     arrow = figure.add_subplot(grid[:, 1])
     arrow.set_axis_off()
@@ -240,13 +245,15 @@ def _draw_planes(figure: Figure, grid: GridSpec, rows: Sequence[_Row], *, first:
     return drawn
 
 
-def _draw_reprojection(panels: Sequence[Axes], radiograph: np.ndarray, reprojected: np.ndarray, view: int) -> AxesImage:
-    """Draws a radiograph, the same re-projected, and their difference, which is given back."""
+def _draw_reprojection(
+    panels: Sequence[Axes], radiograph: np.ndarray, reprojected: np.ndarray, view: str, *, named: bool
+) -> AxesImage:
+    """Draws a radiograph, the same re-projected, and their difference, which is given back; rows are named or not."""
     draw_radiograph(panels[0], radiograph, view)
     draw_radiograph(panels[1], reprojected, view, like=radiograph)
     drawn = draw_difference(panels[2], reprojected - radiograph, view)
-    heading(panels[0], VIEW_NAMES[view])
-    if view == 0:
+    heading(panels[0], view_heading(view))
+    if named:
         for axes, name in zip(panels, ("radiograph", "re-projected", "difference"), strict=True):
             caption(axes, name)
     return drawn
