@@ -108,13 +108,11 @@ class RandAnatomyd(RandomizableTransform, MapTransform):
         # Along z the end slices go on: coordinates stop at the last slice's centre.
         depth = grid.shape[-1]
         grid[0].clamp_(-1 + 1 / depth, 1 - 1 / depth)
-        # A mask of ones, as every phantom's, need not be sampled; the others share the CT's weights.
-        partial = [key for key in masks if not bool(item[key].all())]
-        volumes = [item[label].float() - AIR_HU, *(item[key].float() for key in partial)]
-        sampled = _sample(torch.cat(volumes), grid)
+        # A mask is that of the nearest voxel: no look at its values, for which a GPU would have to be waited for.
         for key in masks:
-            mask = inside & (sampled[1 + partial.index(key)] > 0.5) if key in partial else inside
+            mask = inside & (_sample(item[key].float(), grid, nearest=True)[0] > 0.5)
             item[key] = mask[None].to(item[key].dtype)
+        sampled = _sample(item[label].float() - AIR_HU, grid)
         hu = _blur(sampled[0], self._blur_mm / (2 * _HALF_CUBE_MM / depth)).add_(AIR_HU)
         item[label] = self._change_density(hu[None])
         return item
@@ -162,9 +160,13 @@ def _basis(size: int, device: torch.device) -> torch.Tensor:
     return torch.cat([smooth, torch.ones(1, size), centers[None]]).T.contiguous().to(device)
 
 
-def _sample(volumes: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """Trilinear samples of (c, x, y, z) at normalised coordinates (3, x, y, z) in the order z, y, x; 0 outside."""
-    return functional.grid_sample(volumes[None], grid.movedim(0, -1)[None], mode="bilinear", align_corners=False)[0]
+def _sample(volumes: torch.Tensor, grid: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
+    """Samples of (c, x, y, z) at normalised coordinates (3, x, y, z) in the order z, y, x.
+
+    Trilinear, 0 outside; or of the nearest voxel, outside that of the border.
+    """
+    how = {"mode": "nearest", "padding_mode": "border"} if nearest else {"mode": "bilinear"}
+    return functional.grid_sample(volumes[None], grid.movedim(0, -1)[None], align_corners=False, **how)[0]
 
 
 def _blur(volume: torch.Tensor, sigma: float) -> torch.Tensor:

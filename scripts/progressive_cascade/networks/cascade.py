@@ -132,7 +132,7 @@ class ProgressiveCascade(nn.Module):
     @property
     def geometry_range(self) -> Optional[GeometryRange]:
         """What geometries it was trained for; None: nothing is kept about it."""
-        values = self.range_values.tolist()
+        values = self.range_values.cpu().tolist()
         return None if values == _NO_RANGE else GeometryRange.from_values(values)
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
