@@ -148,14 +148,15 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
-    from progressive_cascade.io import atomic_path
+    from progressive_cascade.io import atomic_paths
     from progressive_cascade.report import index_page
 
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_path(folder / SUMMARY) as temporary:
+    # Staged like a case, so that the next run clears away what a killed one leaves.
+    with atomic_paths(folder / SUMMARY) as (temporary,):
         temporary.write_text(text.getvalue(), encoding="utf-8")
     cases = [
         {

@@ -24,7 +24,7 @@ import numpy as np
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.io import atomic_path
+from progressive_cascade.io import atomic_paths
 from progressive_cascade.report import wording
 from progressive_cascade.report.embedding import VOLUME_BUDGET, embed, embed_volumes, shrink
 from progressive_cascade.report.figures import comparison_figure, volume_figure
@@ -104,7 +104,7 @@ def save_text(text: str, path: str | PathLike[str]) -> None:
         UserError: where the file cannot be written.
     """
     try:
-        with atomic_path(path) as temporary:
+        with atomic_paths(path) as (temporary,):
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"page {path} must be writable, got: {error.strerror or error}") from error
