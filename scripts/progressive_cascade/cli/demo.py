@@ -158,7 +158,7 @@ def _write_demo(folder: Path, seed: int, phantom: Phantom, result: Reconstructio
         save_nifti(phantom.hu, phantom.affine, places["truth"])
         write_xrays(result.image, beam, places["geometry.json"].parent)
         record = describe_case(result, beam)
-        fill_case(result, places, record)
+        fill_case(result, beam, places, record)
         comparison_figure(
             phantom.hu,
             result.hu,

@@ -156,7 +156,7 @@ def write_case(
     targets = [*others, *slices, sidecar]
     with atomic_paths(*targets, obsolete=files.obsolete(targets)) as temporaries:
         places = dict(zip(fixed, [*temporaries[: len(others)], temporaries[-1]], strict=True))
-        fill_case(result, places, record)
+        fill_case(result, beam, places, record)
         if head is not None:
             write_uncertainty(result, beam, head=head, output=places["sigma"], **identity)
         if slices:
@@ -167,11 +167,12 @@ def write_case(
     return [*([] if files.dicom is None else [files.dicom]), *fixed.values()]
 
 
-def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mapping[str, Any]) -> None:
+def fill_case(result: Reconstruction, beam: ConeBeam, places: Mapping[str, Path], record: Mapping[str, Any]) -> None:
     """Writes picture and sidecar, and CT and radiographs as NIfTI where they have a place.
 
     Args:
         result: the reconstruction.
+        beam: the geometry of its radiographs.
         places: of ``picture`` and ``sidecar``, and of ``volume`` and ``radiographs``, see :meth:`CaseFiles.fixed`.
         record: the sidecar.
     """
@@ -183,8 +184,7 @@ def fill_case(result: Reconstruction, places: Mapping[str, Path], record: Mappin
     if "volume" in places:
         save_nifti(result.hu, result.affine, places["volume"])
         save_radiographs(result.image, places["radiographs"])
-    views = record["geometry"]["views"]
-    volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image, views=views)
+    volume_figure(result.hu, VOXEL_SIZE, places["picture"], radiographs=result.image, views=beam.views)
     save_json(dict(record), places["sidecar"])
 
 
