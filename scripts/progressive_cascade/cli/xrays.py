@@ -126,6 +126,7 @@ def _draw(image: np.ndarray, beam: ConeBeam, path: Path) -> None:
     import numpy as np
 
     from progressive_cascade.report.drawing import caption, film_values, heading, mosaic, save_figure
+    from progressive_cascade.report.stills import side_letters
 
     height, width = (size * step for size, step in zip(beam.detector_shape, beam.pixel_spacing, strict=True))
     aspect = beam.pixel_spacing[0] / beam.pixel_spacing[1]
@@ -137,11 +138,5 @@ def _draw(image: np.ndarray, beam: ConeBeam, path: Path) -> None:
         axes.imshow(film, cmap="gray", vmin=0, vmax=white, interpolation="bilinear", aspect=aspect)
         axes.set_axis_off()
         heading(axes, name.replace("_", " "))
-        caption(axes, _left_side(beam, view))
+        caption(axes, side_letters(beam, view)[0])
     save_figure(figure, path)
-
-
-def _left_side(beam: ConeBeam, view: int) -> str:
-    """The letter of the patient's side, R, L, A or P, that a view shows on the image's left."""
-    x, y = -beam.detector_affine(view)[:2, 0]
-    return ("R" if x > 0 else "L") if abs(x) >= abs(y) else ("A" if y > 0 else "P")

@@ -17,6 +17,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry, volume_affine
 from progressive_cascade.inference.opposite import mirror_matrices, mirror_pictures, mirrored_views
 from progressive_cascade.io import read_nifti
+from progressive_cascade.physics.variety import PATIENT_RANGE
 from progressive_cascade.radiograph.check import check_views
 
 # Line integrals of a patient stay well below this; a display intensity of 8 to 16 bits does not.
@@ -105,7 +106,7 @@ def to_line_integrals(image: np.ndarray, *, display: bool = False) -> tuple[np.n
     if not display and image.min() > -1.0 and image.max() < _LARGEST_LINE_INTEGRAL:
         return image, True
     low, high = np.percentile(image, [1, 99], axis=(1, 2), keepdims=True)
-    return ((image - low) * (6.0 / np.maximum(high - low, 1e-6))).astype(np.float32), False
+    return ((image - low) * (PATIENT_RANGE / np.maximum(high - low, 1e-6))).astype(np.float32), False
 
 
 class ToLineIntegralsd(MapTransform):

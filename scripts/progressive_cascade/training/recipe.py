@@ -151,7 +151,7 @@ class Record:
 
     def _wanted(self, step: Step) -> str:
         needs = {name: file_hash(path) for name in step.needs if (path := self.path.parent / name).is_file()}
-        return _digest([json.loads(json.dumps(asdict(step))), self.data, needs])
+        return _digest([asdict(step), self.data, needs])
 
 
 def dataset_hash(dataset: Path | None) -> str | None:
