@@ -16,11 +16,11 @@ from tests.support.processes import Child, as_options, command, tiny_settings, t
 _GRID = 64
 
 
-def small_shared_memory(folder: Path, cache: Path) -> Outcome:
+def small_shared_memory(folder: Path, cache: Path, grid: int = 256, megabytes: int = 64) -> Outcome:
     """/dev/shm of 64 MB, as containers have, and a worker that hands over batches of 100 MB."""
     check_mounts()
-    settings = with_cts(folder, num_workers=1, simulation_grid=256, batch_size=2)
-    child = Child(folder / "log", train_mounted, settings, small("/dev/shm", 64))
+    settings = with_cts(folder, num_workers=1, simulation_grid=grid, batch_size=2)
+    child = Child(folder / "log", train_mounted, settings, small("/dev/shm", megabytes))
     return ended(folder, child, "shared memory", seconds=400)
 
 

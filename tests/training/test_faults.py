@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ if sys.platform != "linux":
 
 from tests.support.exported import make_source
 from tests.support.faults import FAULTS
-from tests.support.faults_of_machines import MACHINES
+from tests.support.faults_of_machines import MACHINES, small_shared_memory
 from tests.support.kills import Miniature
 from tests.support.mounts import CannotMountError
 from tests.support.refusals import REFUSALS
 
 # The soak has the others, which take minutes.
 SHORT = {**FAULTS, **{name: MACHINES[name] for name in ("disk of 8 MB is full", "log folder is read-only")}}
+SHORT["/dev/shm of 1 MB"] = partial(small_shared_memory, grid=64, megabytes=1)
 TYPED = ("one patient in two sections", "two CTs of one name", "weights of another geometry")
 
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from monai.transforms.compose import Compose
 from monai.transforms.transform import RandomizableTransform, Transform
 
 from progressive_cascade.errors import RunError, UserError
-from progressive_cascade.training.stream import CaseDataset, SampleStream
+from progressive_cascade.training.stream import CaseDataset, SampleStream, start_worker
 
 
 def test_a_pass_holds_every_case_once():
@@ -101,3 +105,24 @@ def test_an_unreadable_case_is_named_or_skipped(tmp_path):
     item = _dataset(tmp_path, skip_bad=1)[1, 0, 0]
     assert np.floor(item["label"].item()) == 3
     assert item["skipped"].split("\n") == [f"case phantom {seed} cannot be read: unreadable" for seed in (1, 2)]
+
+
+def _work(ready: Connection) -> None:
+    start_worker(0)
+    ready.send(True)
+    time.sleep(60)
+
+
+def test_a_worker_ends_by_its_parents_signal_alone():
+    """SIGTERM, SIGINT and SIGUSR1 of others pass it by; a parent that exits after an error does not wait for ever."""
+    ours, theirs = multiprocessing.Pipe()
+    worker = multiprocessing.get_context("fork").Process(target=_work, args=(theirs,), daemon=True)
+    worker.start()
+    assert ours.recv()
+    for name in ("TERM", "INT", "USR1"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    worker.join(timeout=0.3)
+    assert worker.exitcode is None
+    worker.terminate()
+    worker.join(timeout=10)
+    assert worker.exitcode == 0

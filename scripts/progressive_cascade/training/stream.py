@@ -8,8 +8,10 @@ seen without the interruption, augmented and simulated alike.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sized
 from copy import deepcopy
@@ -190,12 +192,23 @@ def start_worker(_worker: int) -> None:
     """What a loader's worker does first: leaves signals to the process that trains, and computes with one thread.
 
     A batch system, and a terminal, sends its signal to every process; a worker that followed it would take the run
-    down before its checkpoint is written. Workers end with their parent.
+    down before its checkpoint is written. Of SIGTERM it heeds its parent's alone: that ends it, and a parent that is
+    about to exit waits until it has.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows, where whoever sends SIGTERM ends the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_parent, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_by_parent(parent: int) -> None:
+    """Waits for the parent's SIGTERM, and passes over everybody else's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _cache_name(item: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from progressive_cascade.training.signals import SignalRequests
 
 _RESUME = "the same command goes on from the last checkpoint"
 _SHARED_MEMORY = re.compile(r"bus error|shared memory|shm", re.IGNORECASE)
+_NO_SHARED_MEMORY = re.compile(r"unable to \w+ shared memory", re.IGNORECASE)
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))?,? ?([\d, ]+)\)(?: is killed by signal: (.*?)\.| exited)")
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|timed out|socket|NCCL", re.IGNORECASE)
@@ -87,6 +88,8 @@ class StageTrainer(SupervisedTrainer):
         text = str(error)
         if (worker := _WORKER.search(text)) is not None:
             return _explain_worker(worker, text)
+        if isinstance(error, RuntimeError) and _NO_SHARED_MEMORY.search(text):
+            return _tell_of_shared_memory("a loader's worker")
         if isinstance(error, RunError):
             # A loader's worker sends the traceback along; what it says itself comes last.
             return text.strip().splitlines()[-1].partition("RunError: ")[2] or text
@@ -196,12 +199,16 @@ def _is_memory(error: BaseException) -> bool:
 def _explain_worker(worker: re.Match[str], text: str) -> str:
     pid, name = worker.group(1), worker.group(2)
     if _SHARED_MEMORY.search(text.partition("killed by signal")[2]):
-        return (
-            f"a loader's worker ({pid}) found no shared memory: give the container more (docker run --shm-size=2g), "
-            f"or set num_workers to 0; {_RESUME}"
-        )
+        return _tell_of_shared_memory(f"a loader's worker ({pid})")
     how = f"was killed by signal {name}" if name else "ended unexpectedly"
     return _tell_of_worker(f"a loader's worker ({pid}) {how}")
+
+
+def _tell_of_shared_memory(who: str) -> str:
+    return (
+        f"{who} found no shared memory: give the container more (docker run --shm-size=2g), or set num_workers to 0; "
+        f"{_RESUME}"
+    )
 
 
 def _tell_of_worker(what: str) -> str:
