@@ -105,7 +105,11 @@ def test_a_watch_names_nobody(
     said = _said(capsys, "watch", source, out, "--settle", 0.1, "--wait", 0.3, *options, *after)
     for path in source.glob("failed/*/reason.txt"):
         said += path.read_text()
-    assert said.count(": refused") == 2 and "pixels that can be decoded" in said and "a lateral beside it" in said
+    assert (
+        said.count(": refused") == 2
+        and "bytes that the length of its element" in said
+        and "a lateral beside it" in said
+    )
     assert found(out, said) == []
     (case,) = out.iterdir()
     assert (case / file).is_file() and (case / "ct.json").is_file() and (case / "ct.html").is_file()

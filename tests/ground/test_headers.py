@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import io
-import resource
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,6 @@ from tests.support.dicom_files import dx, save
 from tests.support.service import deflated_dicom
 
 SIDE = 30000
-_ALLOWED = 512 << 20
-
-
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """No more than half a gigabyte beyond what the process has."""
-    pytest.importorskip("SimpleITK")
-    used = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + _ALLOWED, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _nrrd(*sizes: int) -> bytes:
@@ -144,7 +131,7 @@ def test_a_series_is_refused_by_its_headers(tmp_path: Path, little_memory: None)
         dataset.ImagePositionPatient = [0, 0, index]
         save(dataset, tmp_path / "ct" / f"{index}.dcm")
     (series,) = find_dicom_series(tmp_path / "ct")
-    with pytest.raises(UserError, match="must have at most"):
+    with pytest.raises(UserError, match="must hold the 1800000000 bytes"):
         read_dicom_series(series)
     with pytest.raises(UserError, match="must have at most"):
         read_frame_planes(str(tmp_path / "ct" / "0.dcm"))

@@ -142,14 +142,14 @@ def test_sidecar_gives_the_scale(frontal: np.ndarray, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("truncated.dcm", "decoded"),
+        ("truncated.dcm", "must hold the 32768 bytes"),
         ("text.png", "must be a radiograph"),
         ("ct.dcm", "Modality"),
         ("colour.jpg", "grey picture"),
         ("pixel.png", "1 x 1"),
         ("huge.png", "30000 x 30000"),
         ("constant.dcm", "constant"),
-        ("encrypted.dcm", "decoded"),
+        ("encrypted.dcm", "encrypted attributes"),
         ("saturated.png", "cut off"),
     ],
 )

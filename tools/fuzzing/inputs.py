@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,9 @@ KINDS: dict[str, Kind] = {
     "jpeg": Kind("pa.jpg", mutate_bytes, "reconstruct", "pa"),
     "tiff": Kind("pa.tif", mutate_bytes, "reconstruct", "pa"),
     "dicom": Kind("pa.dcm", mutate_bytes, "reconstruct", "pa"),
+    "dicom jpeg 2000": Kind("JPEG2000Lossless/pa.dcm", mutate_bytes, "reconstruct", "packed"),
+    "dicom jpeg-ls": Kind("JPEGLSLossless/pa.dcm", mutate_bytes, "reconstruct", "packed"),
+    "dicom rle": Kind("RLELossless/pa.dcm", mutate_bytes, "reconstruct", "packed"),
     "sidecar": Kind("sidecar.json", mutate_json, "reconstruct", "sidecar"),
     "exposure": Kind("exposure.json", mutate_json, "reconstruct", "exposure"),
     "checkpoint": Kind("tiny.pt", mutate_bytes, "reconstruct", "checkpoint"),
@@ -178,7 +182,7 @@ def _dataset(modality: str, pixels: np.ndarray, storage: str) -> Any:
 def _write_radiographs(folder: Path) -> None:
     import SimpleITK as sitk
     from PIL import Image
-    from pydicom.uid import DigitalXRayImageStorageForPresentation
+    from pydicom import uid
 
     y, x = (np.indices((_SIZE, _SIZE)) - (_SIZE - 1) / 2) / _SIZE
     thickness = np.sqrt(np.clip(1 - (x / 0.4) ** 2 - (y / 0.9) ** 2, 0, None)) * 4
@@ -196,8 +200,13 @@ def _write_radiographs(folder: Path) -> None:
     Image.fromarray((grey >> 8).astype(np.uint8)).save(folder / "pa.jpg")
     Image.fromarray(grey).save(folder / "pa.tif")
     sitk.WriteImage(sitk.GetImageFromArray(integrals), str(folder / "pa.nrrd"))
-    dataset = _dataset("DX", grey, str(DigitalXRayImageStorageForPresentation))
+    dataset = _dataset("DX", grey, str(uid.DigitalXRayImageStorageForPresentation))
     dataset.ViewPosition, dataset.PatientOrientation = "PA", ["L", "F"]
     dataset.ImagerPixelSpacing = [_PITCH, _PITCH]
     dataset.DistanceSourceToDetector = 1800
     dataset.save_as(folder / "pa.dcm", enforce_file_format=True)
+    for syntax in ("JPEG2000Lossless", "JPEGLSLossless", "RLELossless"):
+        (folder / syntax).mkdir()
+        packed = deepcopy(dataset)
+        packed.compress(getattr(uid, syntax))
+        packed.save_as(folder / syntax / "pa.dcm", enforce_file_format=True)

@@ -127,12 +127,13 @@ def _check_result(output: Path) -> str:
 
 
 def _simulate(given: Path, option: str, output: Path) -> int:
-    ct = given / ("series" if option == "series" else _mutant_of(given, "ct") if option == "ct" else "ct.nii.gz")
+    ct = given / ("series" if option == "series" else _mutant_of(given, "ct.*") if option == "ct" else "ct.nii.gz")
     return main(["simulate", str(ct), "--geometry", str(given / "coarse.json"), "--output", str(output)])
 
 
 def _reconstruct(given: Path, option: str, output: Path) -> int:
-    pa = given / (_mutant_of(given, "pa") if option == "pa" else "pa.png" if option == "sidecar" else "pa.nii.gz")
+    mutants = {"pa": "pa.*", "packed": "*/pa.dcm"}
+    pa = given / (_mutant_of(given, mutants.get(option, "")) or ("pa.png" if option == "sidecar" else "pa.nii.gz"))
     if option == "sidecar":
         (given / "sidecar.json").rename(given / "pa.json")
     if option != "exposure":
@@ -215,9 +216,10 @@ def _post(given: Path, option: str, output: Path) -> int:
     return 2
 
 
-def _mutant_of(given: Path, stem: str) -> str:
-    """The one file of that name which is no link to a good one."""
-    return next(path.name for path in sorted(given.glob(f"{stem}.*")) if not path.is_symlink())
+def _mutant_of(given: Path, pattern: str) -> str:
+    """The one file of such a name which is no link to a good one; none for no pattern."""
+    found = sorted(given.glob(pattern)) if pattern else []
+    return next((path.relative_to(given).as_posix() for path in found if not path.is_symlink()), "")
 
 
 _COMMANDS: dict[str, Callable[[Path, str, Path], int]] = {

@@ -48,9 +48,11 @@ def read_scan(path: str | os.PathLike[str], *, assume_spacing: Sequence[float] |
     """
     path = Path(path)
     if path.is_dir():
-        usable = [series for series in find_dicom_series(path) if not series.rejection]
+        found = find_dicom_series(path)
+        usable = [series for series in found if not series.rejection]
         if len(usable) != 1:
-            raise UserError(f"{path} must be a CT file or a folder of one CT series, got {len(usable)} CT series")
+            why = f": {found[0].rejection}" if len(found) == 1 else ""
+            raise UserError(f"{path} must be a CT file or a folder of one CT series, got {len(usable)} CT series{why}")
         return read_dicom_series(usable[0])
     if not path.is_file():
         raise FileNotFoundError(f"CT must be an existing file or folder, got {path}")

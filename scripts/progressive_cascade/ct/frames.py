@@ -11,7 +11,8 @@ import numpy as np
 
 from progressive_cascade.ct.planes import Plane
 from progressive_cascade.errors import UserError
-from progressive_cascade.io.limits import check_inflation, check_shape
+from progressive_cascade.io.dicom_layout import read_layout
+from progressive_cascade.io.limits import check_shape
 
 
 def read_frame_planes(file: str) -> list[Plane]:
@@ -22,7 +23,7 @@ def read_frame_planes(file: str) -> list[Plane]:
     """
     import pydicom
 
-    check_inflation(Path(file), file)
+    read_layout(Path(file), file)
     ds = pydicom.dcmread(file, stop_before_pixels=True)
     shared = _first(ds, "SharedFunctionalGroupsSequence")
     check_shape([int(ds.get(name, 1)) for name in ("Rows", "Columns", "NumberOfFrames")], file)

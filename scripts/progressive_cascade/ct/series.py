@@ -16,7 +16,9 @@ from progressive_cascade.ct.planes import Plane, fill_missing, find_missing, pad
 from progressive_cascade.ct.scan import Scan
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import check_array, smallest_array
-from progressive_cascade.io.limits import check_inflation, check_shape
+from progressive_cascade.io.dicom_layout import NestedError, read_layout
+from progressive_cascade.io.limits import check_shape
+from progressive_cascade.io.pixel_streams import check_stored_pixels
 
 # Files beside DICOM that need no look inside.
 _OTHER_FILES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".json", ".csv", ".txt")
@@ -63,7 +65,11 @@ def find_dicom_series(folder: str | os.PathLike[str]) -> list[DicomSeries]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if all(name.startswith(".") or name.lower().endswith(_OTHER_FILES) for name in names):
             continue
-        for uid in sorted(reader.GetGDCMSeriesIDs(directory)):
+        problem = _find_problem(Path(directory), names)
+        uids = () if isinstance(problem, NestedError) else sorted(reader.GetGDCMSeriesIDs(directory))
+        if problem is not None and not uids:
+            found.append(DicomSeries((), directory, "", "", str(problem)))
+        for uid in uids:
             files = reader.GetGDCMSeriesFileNames(directory, uid)
             shown = [file for file in files if not Path(file).name.startswith(".")]
             if shown:
@@ -114,6 +120,21 @@ def simpleitk() -> Any:
     return SimpleITK
 
 
+def _find_problem(folder: Path, names: Sequence[str]) -> UserError | None:
+    """What is wrong with the first file of a folder that cannot be DICOM; what SimpleITK must not see comes first."""
+    problem = None
+    for name in names:
+        try:
+            read_layout(folder / name, f"a file of {folder}")
+        except NestedError as error:
+            return error
+        except UserError as error:  # SimpleITK passes over it
+            problem = problem or error
+        except OSError:  # a link to nowhere
+            continue
+    return problem
+
+
 def _describe_series(files: Sequence[str], folder: str, uid: str) -> DicomSeries:
     """Reads the headers: whose series it is, which images make up a volume, and whether it can be a CT's."""
     try:
@@ -126,8 +147,13 @@ def _describe_series(files: Sequence[str], folder: str, uid: str) -> DicomSeries
     try:
         planes = [plane for file, header in headers for plane in _planes(file, header)]
         kept, notes, rejection = select_planes(planes, _same_pixels)
+        for file in [] if rejection else sorted({plane.file for plane in kept}):
+            check_stored_pixels(Path(file), file)
     except (UserError, RuntimeError, ValueError) as error:
-        return DicomSeries((), folder, uid, patient, str(error).strip().splitlines()[-1])
+        line = str(error).strip().splitlines()[-1]
+        for file in files:  # its name may be a patient's
+            line = line.replace(file, f"a file of {folder}")
+        return DicomSeries((), folder, uid, patient, line)
     return DicomSeries(tuple(kept), folder, uid, patient, rejection, tuple(notes))
 
 
@@ -184,7 +210,7 @@ def _same_pixels(plane: Plane, other: Plane) -> bool:
 
 
 def _header(file: str) -> Any:
-    check_inflation(Path(file), file)
+    read_layout(Path(file), file)
     reader = simpleitk().ImageFileReader()
     reader.SetFileName(file)
     reader.ReadImageInformation()

@@ -18,7 +18,7 @@ import numpy as np
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import staged_folder
-from progressive_cascade.io.limits import check_inflation
+from progressive_cascade.io.dicom_layout import read_layout
 
 DESCRIPTION = "CT estimated from 2 radiographs - RESEARCH ONLY"
 """SeriesDescription."""
@@ -104,7 +104,7 @@ def _read_header(path: Path) -> Any:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    check_inflation(path, str(path))
+    read_layout(path, str(path))
     try:
         header = dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, OSError):

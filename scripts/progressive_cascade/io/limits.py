@@ -14,7 +14,7 @@ MAX_VOXELS = 1 << 29
 """The largest image that is read: 2048 slices of 512²."""
 MAX_DEFLATION = 1032
 """Deflate packs at most so many bytes into one (zlib's technical details)."""
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+DEFLATED = "1.2.840.10008.1.2.1.99"
 _MOST_INFLATED, _BLOCK = 256 << 20, 1 << 20
 # Preamble, prefix, and the group length's own element (PS3.10 7.1).
 _META_START = 128 + 4 + 12
@@ -54,7 +54,7 @@ def check_inflation(path: Path, name: str) -> None:
 
     try:
         meta = read_file_meta_info(path)
-        if str(meta.get("TransferSyntaxUID", "")) != _DEFLATED:
+        if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
             return
         start = _META_START + int(meta.FileMetaInformationGroupLength)
     except Exception:  # whatever is wrong with it is told by who reads it

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.io.dicom_layout import is_envelope
+from progressive_cascade.io.pixel_streams import check_stored_pixels
 from progressive_cascade.radiograph.dicom_detector import (
     read_detector_offset,
     read_field_of_view,
@@ -37,10 +39,10 @@ _MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has DICOM's preamble, or is named like one."""
+    """Whether the file has DICOM's preamble, is an envelope around one, or is named like one."""
     with open(path, "rb") as stream:
         start = stream.read(132)
-    return start[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom", ".ima")
+    return start[128:] == b"DICM" or is_envelope(start) or path.suffix.lower() in (".dcm", ".dicom", ".ima")
 
 
 def read_dicom(path: Path) -> Radiograph:
@@ -64,12 +66,13 @@ def read_dicom(path: Path) -> Radiograph:
     if rows is None or cols is None:
         raise header.error("Rows" if rows is None else "Columns", "be present")
     check_size(path, int(rows[0]), int(cols[0]))
+    check_stored_pixels(path, str(path))
     try:
         dataset = pydicom.dcmread(path)
         _choose_decoder(dataset)
         stored = np.asarray(dataset.pixel_array)
     except Exception as error:  # decoders raise whatever their libraries do
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:160]
         raise UserError(f"{path} must have pixels that can be decoded, got: {reason}") from error
     pixels, meaning = _values(header, dataset, stored)
     mask = shutter_mask(header, pixels.shape) & ~_padding(header, dataset, stored)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.io.limits import check_inflation
+from progressive_cascade.io.dicom_layout import read_layout
 
 
 def tag_name(keyword: str) -> str:
@@ -51,11 +51,11 @@ class DicomHeader:
         self.name = str(path)
         if not path.is_file():
             raise FileNotFoundError(f"radiograph must be an existing DICOM file, got {path}")
-        check_inflation(path, self.name)
+        read_layout(path, self.name)
         try:
             self._dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except Exception as error:  # pydicom raises whatever a damaged header leads it to
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise UserError(f"{path} must be a DICOM file, got: {reason}") from error
 
     def text(self, keyword: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.picture_data import load_whole
 from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def read_picture(path: Path) -> Radiograph:
             check_size(path, image.height, image.width)
             if getattr(image, "n_frames", 1) != 1:
                 raise UserError(f"{path} must hold one picture, got {getattr(image, 'n_frames', 1)}")
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(load_whole(image, path))
             pixels, mask = _grey(upright, path)
     except UserError:
         raise

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.io import atomic_path, sync
-from progressive_cascade.io.limits import check_inflation
+from progressive_cascade.io.dicom_layout import read_layout
 
 LOG = logging.getLogger("progressive_cascade.service")
 _CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -102,7 +102,7 @@ def keep_object(path: Path, folder: Path) -> None:
     from pydicom import dcmread
 
     tags = ["StudyInstanceUID", "SOPInstanceUID"]
-    check_inflation(path, "an object")
+    read_layout(path, "an object")
     header = dcmread(path, specific_tags=tags, stop_before_pixels=True)
     study, instance = (str(header.get(tag, "")) for tag in tags)
     if not study or not instance:

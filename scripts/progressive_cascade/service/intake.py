@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem, read_json
-from progressive_cascade.io.limits import check_inflation
+from progressive_cascade.io.dicom_layout import is_envelope, read_layout
+from progressive_cascade.io.pixel_streams import check_stored_pixels
 from progressive_cascade.radiograph.folder import PairFiles, find_pairs
 from progressive_cascade.radiograph.record import check_size
 
@@ -64,7 +65,7 @@ def _suffix(head: bytes) -> str | None:
         b"ObjectType": ".mha",
         b"NDims": ".mha",
     }
-    if head[128:132] == b"DICM":
+    if head[128:132] == b"DICM" or is_envelope(head):
         return ".dcm"
     if head[344:348] in (b"n+1\0", b"n+2\0") or head[4:8] == b"n+2\0":
         return ".nii"
@@ -89,13 +90,14 @@ def _check_picture(path: Path) -> None:
 def _check_dicom(path: Path) -> None:
     from pydicom import dcmread
 
-    check_inflation(path, path.stem)
+    read_layout(path, path.stem)
     try:
         header = dcmread(path, specific_tags=["Rows", "Columns", "NumberOfFrames"], stop_before_pixels=True)
         rows, cols = int(header.Rows), int(header.Columns)
     except Exception as error:  # pydicom raises whatever a damaged header leads it to
         raise UserError(f"{path.stem} must be a DICOM radiograph with Rows and Columns, it is none") from error
     check_size(path.stem, rows, cols)
+    check_stored_pixels(path, path.stem)
 
 
 def _check_attached(path: Path) -> None:
