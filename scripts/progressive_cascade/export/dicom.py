@@ -102,12 +102,11 @@ def slice_name(number: int) -> str:
 def _read_header(path: Path) -> Any:
     """The header of a DICOM file, None for any other."""
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
 
     read_layout(path, str(path))
     try:
         header = dcmread(path, stop_before_pixels=True)
-    except (InvalidDicomError, OSError):
+    except Exception:  # pydicom raises whatever a damaged header leads it to
         return None
     return header if "SOPInstanceUID" in header else None
 

@@ -86,8 +86,8 @@ def read_layout(path: Path, name: str) -> Layout:
         The layout; an empty one of what is no DICOM file.
 
     Raises:
-        UserError: if an element is longer than the file, sequences lie in sequences beyond any report, the file
-            inflates beyond any image, or it is an encrypted envelope.
+        UserError: if an element before the pixels is longer than the file, sequences lie in sequences beyond any
+            report, the file inflates beyond any image, or it is an encrypted envelope.
     """
     with open(path, "rb") as stream, contextlib.ExitStack() as stack:
         head = stream.read(_START)
@@ -121,7 +121,6 @@ def _walk(data: _Bytes, begin: int, syntax: str, name: str) -> Layout:
             continue
         if element.tag == PIXELS:
             pixels = None if is_deflated else (element.start, element.length)
-            break
         has_encrypted |= element.tag == _ENCRYPTED
         value = _number(data, element, order)
         if value is not None:
@@ -163,6 +162,9 @@ def _elements(data: _Bytes, position: int, order: str, *, is_explicit: bool, nam
             return
         written = opened[-1].is_explicit if opened else is_explicit
         tag, kind, start, length = _header(data, position, order, is_explicit=written)
+        if tag == PIXELS and not opened:  # a header can be read though its pixels are cut short
+            yield _Element(tag, kind, start, length, 0)
+            return
         end = None if length == UNDEFINED else start + length
         if end is not None and end > len(data):
             raise UserError(

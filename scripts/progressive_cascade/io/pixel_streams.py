@@ -102,6 +102,8 @@ def check_stored_pixels(path: Path, name: str) -> None:
         if length == UNDEFINED:
             for fragment in _fragments(data, begin, name):
                 _check_fragment(data, fragment, told, layout.syntax, name)
+        elif length > len(data) - begin:
+            raise UserError(f"{name} must hold the {length} bytes of its pixels, got {len(data) - begin}")
         else:
             _check_native(length, told, numbers.get(FRAMES, 1) or 1, name)
 
