@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mixed precision where the processor has it."""
+"""What a device is good at: mixed precision where it is fast, copies that it is not waited for."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 _CPU_CHECKS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 
@@ -41,3 +43,14 @@ def mixed_precision(device_type: str, dtype: torch.dtype = torch.bfloat16) -> Ab
         A context manager.
     """
     return torch.autocast(device_type, dtype=dtype) if has_fast(dtype, device_type) else nullcontext()
+
+
+def upload(values: np.ndarray, device: torch.device) -> Tensor:
+    """Numbers as float32 on a device, without waiting for what a GPU is at.
+
+    Args:
+        values: any shape.
+        device: where to.
+    """
+    host = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)

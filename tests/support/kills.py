@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,20 @@ def _attempt(
     struck = all(child.process.is_alive() for child in children)
     if struck:
         children[victim].signal(signal.SIGKILL)
+        _end_the_others(children)
     codes = [child.wait(600) for child in children]
     return None if struck else codes
+
+
+def _end_the_others(children: Sequence[Child], patience: float = 60.0) -> None:
+    """What torchrun does when a process is lost: who had not met it yet would wait for gloo's half hour."""
+    for number in (0, signal.SIGTERM, signal.SIGKILL):
+        for child in children:
+            if number and child.process.is_alive():
+                child.signal(number)
+        end = time.monotonic() + patience
+        while any(child.process.is_alive() for child in children) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 def _list(moments: list[int]) -> str:

@@ -16,8 +16,9 @@ from progressive_cascade.errors import RunError
 from progressive_cascade.geometry import GeometryRange
 from progressive_cascade.losses import CascadeLoss
 from progressive_cascade.projector import project
-from progressive_cascade.training.engine import MaskedPSNR, SimulateBatch, StageObjective
+from progressive_cascade.training.engine import MaskedPSNR, StageObjective
 from progressive_cascade.training.handlers import ClipGradients
+from progressive_cascade.training.simulation import SimulateBatch
 from tests.conftest import SMALL
 
 BEAM = SMALL["geometry"]
@@ -100,6 +101,33 @@ def test_patients_are_augmented_by_their_number_in_the_run():
     first, swapped = label([7, 8]), label([8, 7])
     torch.testing.assert_close(first.flip(0), swapped, rtol=0, atol=0)
     assert not torch.equal(first[0], first[1])
+
+
+def test_radiographs_see_the_patient_around_the_cube():
+    """A trunk goes on along z: rays through the cube's ends are longer, those pixels are not the cube's to explain."""
+    alone, *_ = SimulateBatch(32, geometry=BEAM)(_batch())
+    image, targets, _, arguments = SimulateBatch(32, geometry=BEAM, surroundings_mm=50.0)(_batch())
+    torch.testing.assert_close(targets["label"], SimulateBatch(32, geometry=BEAM)(_batch())[1]["label"])
+    counts = targets["weights"] > 0
+    assert "weights" not in arguments and 0.3 < counts.float().mean() < 1
+    torch.testing.assert_close(image[counts], alone[counts], atol=0.051, rtol=0)
+    assert (image[~counts] > alone[~counts] + 0.049).all()
+    exact, wrong = (
+        float(StageObjective(CascadeLoss({"reprojection": 1.0}))(targets["label"] * factor, targets))
+        for factor in (1, 0.9)
+    )
+    assert exact < 0.1 * wrong
+
+
+def test_augmentation_leaves_what_it_moves_out_of_the_cube_in_the_radiographs():
+    """The cube of the surrounded patient is the patient's without; beyond it stands what was moved there."""
+    augment = RandAnatomyd(prob=1.0, max_scale=0.5)
+    hu, valid = (volume.float() for volume in _batch().values())
+    hu[:] = 40
+    cube, _ = augment.vary(hu, valid, [3, 4])
+    seen, _ = augment.vary(hu, valid, [3, 4], margin=4)
+    torch.testing.assert_close(seen[:, :, 4:-4, 4:-4, 4:-4], cube)
+    assert seen.shape[-1] == 40 and (seen[:, :, 3, 20, 20] > -500).any()
 
 
 def test_label_grid_must_be_a_multiple():

@@ -101,7 +101,7 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def score_batch(self, engine: Engine) -> None:
-        """Score the cases of a batch; see :class:`.training.engine.SimulateBatch` for its targets."""
+        """Score the cases of a batch; see :class:`.training.simulation.SimulateBatch` for its targets."""
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         size = tuple(batch["label"].shape[2:])

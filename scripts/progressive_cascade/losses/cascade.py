@@ -28,6 +28,7 @@ class Reprojection:
         matrices: projection matrices (b, view, 3, 4), RAS mm to pixels.
         affine: voxel index of the projected volume to RAS mm, (b, 4, 4).
         calibrated: whether scale and offset of the image hold; one flag, or one per sample (b,).
+        weights: of the image's pixels, 0 where one does not show the patient; None: all count alike.
         volume: the whole volume (b, 1, x, y, z) in [0, 1] to project, where the prediction is a window of it.
     """
 
@@ -35,6 +36,7 @@ class Reprojection:
     matrices: Tensor
     affine: Tensor
     calibrated: bool | Tensor = True
+    weights: Tensor | None = None
     volume: Tensor | None = None
 
 
@@ -120,6 +122,7 @@ class CascadeLoss(nn.Module):
                     matrices=reprojection.matrices,
                     affine=reprojection.affine,
                     calibrated=reprojection.calibrated,
+                    weights=reprojection.weights,
                 )
         total = prediction.new_zeros((), dtype=next(iter(values.values())).dtype).as_subclass(Tensor)
         for name, weight in self.weights.items():

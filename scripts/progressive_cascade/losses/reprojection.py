@@ -11,7 +11,7 @@ from progressive_cascade.losses.masked import autocast_disabled
 from progressive_cascade.projector import project
 
 
-def fit_scale_offset(image: Tensor, wanted: Tensor) -> Tensor:
+def fit_scale_offset(image: Tensor, wanted: Tensor, weights: Tensor | None = None) -> Tensor:
     """Per radiograph, the ``scale * image + offset`` closest to `wanted` in the least-squares sense.
 
     The scale is kept from being negative: a film that is bright where the volume is thick explains nothing. Scale and
@@ -21,16 +21,19 @@ def fit_scale_offset(image: Tensor, wanted: Tensor) -> Tensor:
     Args:
         image: (b, view, rows, cols), any linear scale.
         wanted: line integrals, same shape.
+        weights: of the pixels, same shape, 0 where a pixel does not count; default: all count alike.
 
     Returns:
         The fitted image, same shape, on the scale of `wanted`.
     """
     wanted = wanted.detach()
-    centred = image - image.mean((-2, -1), keepdim=True)
-    power = centred.square().sum((-2, -1), keepdim=True)
-    overlap = (centred * wanted).sum((-2, -1), keepdim=True)
+    share = torch.ones_like(image) if weights is None else weights
+    share = share / share.sum((-2, -1), keepdim=True).clamp_min(torch.finfo(image.dtype).tiny)
+    centred = image - (share * image).sum((-2, -1), keepdim=True)
+    power = (share * centred.square()).sum((-2, -1), keepdim=True)
+    overlap = (share * centred * wanted).sum((-2, -1), keepdim=True)
     scale = (overlap / power.clamp_min(torch.finfo(image.dtype).tiny)).clamp_min(0)
-    return (scale * centred + wanted.mean((-2, -1), keepdim=True)).detach()
+    return (scale * centred + (share * wanted).sum((-2, -1), keepdim=True)).detach()
 
 
 class ReprojectionLoss(nn.Module):
@@ -61,6 +64,7 @@ class ReprojectionLoss(nn.Module):
         matrices: Tensor,
         affine: Tensor,
         calibrated: bool | Tensor = True,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """The loss.
 
@@ -70,6 +74,7 @@ class ReprojectionLoss(nn.Module):
             matrices: projection matrices (b, view, 3, 4), RAS mm to pixels.
             affine: voxel index of `prediction` to RAS mm, (b, 4, 4).
             calibrated: whether the image's scale and offset are to be believed; one flag, or one per sample (b,).
+            weights: of the pixels, like the image, 0 where one does not show the patient; default: all count alike.
 
         Returns:
             A scalar in units of line integrals, 0 where the volume explains the image.
@@ -93,5 +98,7 @@ class ReprojectionLoss(nn.Module):
             projection = project(mu, matrices, affine, (image.shape[2], image.shape[3]))
             measured = image.as_subclass(Tensor).to(projection).detach()
             known = torch.as_tensor(calibrated, dtype=torch.bool, device=projection.device).reshape(-1, 1, 1, 1)
-            measured = torch.where(known, measured, fit_scale_offset(measured, projection))
-            return (projection - measured).abs().mean()
+            seen = None if weights is None else weights.as_subclass(Tensor).to(projection)
+            measured = torch.where(known, measured, fit_scale_offset(measured, projection, seen))
+            error = (projection - measured).abs()
+            return error.mean() if seen is None else (seen * error).sum() / seen.sum().clamp_min(1)

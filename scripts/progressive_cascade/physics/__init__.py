@@ -20,9 +20,10 @@ from progressive_cascade.physics.spectrum import (
     parse_spectrum,
     tube_spectrum,
 )
-from progressive_cascade.physics.variety import AcquisitionRange, acquire, harden
+from progressive_cascade.physics.variety import Acquired, AcquisitionRange, acquire, harden
 
 __all__ = [
+    "Acquired",
     "AcquisitionRange",
     "Exposure",
     "Spectrum",

@@ -99,7 +99,7 @@ def water_equivalent(
     return thickness * water_attenuation(energy_kev)
 
 
-def scattered(transmission: Tensor, ratio: float, *, sigma: tuple[float, float]) -> Tensor:
+def scattered(transmission: Tensor, ratio: float | Tensor, *, sigma: tuple[float | Tensor, float | Tensor]) -> Tensor:
     """Scattered radiation on the detector, relative to the beam without a patient: a wide blur of what scatters.
 
     A ray scatters in proportion to ``-T ln T``: what arrives times what stood in its way. Blurred with a Gaussian and
@@ -108,8 +108,9 @@ def scattered(transmission: Tensor, ratio: float, *, sigma: tuple[float, float])
 
     Args:
         transmission: primary radiation over that without a patient (..., rows, cols), 0 to 1.
-        ratio: scatter over primary in the patient's shadow; with a grid about 0.5, without 2 and more.
-        sigma: of the Gaussian (rows, cols) [pixels].
+        ratio: scatter over primary in the patient's shadow; with a grid about 0.5, without 2 and more. A tensor that
+            broadcasts to the transmission: one each.
+        sigma: of the Gaussian (rows, cols) [pixels]. Tensors of the transmission's leading axes: one each.
 
     Returns:
         What scatter adds to the transmission, same shape.
@@ -166,12 +167,12 @@ def noisy_counts(
     return counts + electronic_noise * normal() if electronic_noise > 0 else counts
 
 
-def log_counts(counts: Tensor, photons: float) -> Tensor:
+def log_counts(counts: Tensor, photons: float | Tensor) -> Tensor:
     """Line integrals a detector reports: ``-ln(counts / photons)``, with no fewer than half a photon.
 
     Args:
         counts: photons per pixel, any shape.
-        photons: photons per pixel without a patient.
+        photons: photons per pixel without a patient; a tensor that broadcasts to the counts: one each.
 
     Returns:
         Line integrals, same shape, always finite.
@@ -179,17 +180,18 @@ def log_counts(counts: Tensor, photons: float) -> Tensor:
     return -torch.log(counts.clamp(min=HALF_PHOTON) / photons)
 
 
-def blur_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+def blur_matrix(size: int, sigma: float | Tensor, like: Tensor) -> Tensor:
     """A Gaussian as a matrix whose rows sum to 1: a constant stays a constant.
 
     Args:
         size: pixels.
-        sigma: standard deviation [pixels].
+        sigma: standard deviation [pixels]; a tensor of any shape: one matrix each.
         like: tensor whose type and device the matrix has.
 
     Returns:
-        (size, size).
+        (..., size, size).
     """
     at = torch.arange(size, dtype=like.dtype, device=like.device)
-    weights = torch.exp(-0.5 * ((at[:, None] - at) / sigma) ** 2)
-    return weights / weights.sum(dim=1, keepdim=True)
+    width = sigma[..., None, None].to(at) if isinstance(sigma, Tensor) else sigma
+    weights = torch.exp(-0.5 * ((at[:, None] - at) / width) ** 2)
+    return weights / weights.sum(dim=-1, keepdim=True)

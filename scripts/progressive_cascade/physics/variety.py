@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from progressive_cascade.physics.detection import (
     water_equivalent,
 )
 from progressive_cascade.physics.spectrum import Spectrum, tube_spectrum
+from progressive_cascade.precision import upload
 
 PATIENT_RANGE = 6.0
 """Display values: a view's 1st and 99th percentiles are moved to 0 and this, typical of a thorax at 70 keV."""
@@ -36,6 +37,9 @@ _SCATTER_SIGMA_MM = 60.0
 _CORRECTED_SCATTER = 0.2
 # Widths of the blur that local contrast is measured against [share of the detector's side].
 _LOCAL = 0.08
+# A detector saturates at this share of the beam without a patient, and a collimator cuts at most that share of a side.
+_CEILING = (0.3, 0.9)
+_SHUTTER = 0.15
 _ENERGIES_PER_BIN = 5
 
 
@@ -49,8 +53,12 @@ class AcquisitionRange:
         spectra: share of the steps taken with a tube's whole spectrum in place of one energy.
         kilovolts: least and most tube voltage of these.
         photons: least and most photons a pixel detects without a patient.
+        blur: largest standard deviation of focal spot and detector together [mm through the isocenter].
         scatter: most scattered over primary radiation in the patient's shadow; a fifth of it where calibrated.
         heel: largest fall of the beam from one end of the detector to the other, as a share; not where calibrated.
+        saturated: share of the samples whose detector saturates where little or nothing is in the beam's way; not where
+            calibrated.
+        collimated: share of the samples whose views are cut by a collimator, up to 15 % from each side.
         gain: least and most gain of a view.
         offset: largest offset of a view.
 
@@ -63,8 +71,11 @@ class AcquisitionRange:
     spectra: float = 0.5
     kilovolts: tuple[float, float] = (60.0, 140.0)
     photons: tuple[float, float] = (1e4, 1e6)
+    blur: float = 0.6
     scatter: float = 0.5
     heel: float = 0.2
+    saturated: float = 0.2
+    collimated: float = 0.25
     gain: tuple[float, float] = (0.7, 1.4)
     offset: float = 0.3
 
@@ -74,15 +85,14 @@ class AcquisitionRange:
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"{name} must ascend from above 0, got {[low, high]}")
             object.__setattr__(self, name, (low, high))
-        for name in ("scaled", "display", "spectra", "heel"):
+        for name in ("scaled", "display", "spectra", "heel", "saturated", "collimated"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.scaled + self.display > 1:
             raise ValueError(f"scaled and display must not exceed 1 together, got {self.scaled} and {self.display}")
-        if not 0 <= self.scatter <= 100 or not 0 <= self.offset < math.inf:
-            raise ValueError(
-                f"scatter must lie in [0, 100] and offset be at least 0, got {self.scatter}, {self.offset}"
-            )
+        for name, most in (("scatter", 100.0), ("blur", 10.0), ("offset", 100.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
         for kilovolts in self.kilovolts:
             tube_spectrum(kilovolts)  # one that cannot be is refused here, not at its first use
 
@@ -119,38 +129,52 @@ def harden(water: Tensor, bone: Tensor, kilovolts: float) -> Tensor:
     return water_equivalent(polyenergetic(water, bone, spectrum), spectrum)
 
 
+class Acquired(NamedTuple):
+    """Radiographs as they were acquired.
+
+    Args:
+        image: what is read off the detector (b, view, rows, cols).
+        calibrated: 1 where these are line integrals, 0 where gain, offset or curve are unknown (b,).
+        weights: 1 where a pixel shows the patient, 0 behind a collimator, same shape as the image; None: all do.
+    """
+
+    image: Tensor
+    calibrated: Tensor
+    weights: Tensor | None
+
+
 def acquire(
     primary: Tensor, settings: AcquisitionRange, random: Sequence[np.random.Generator], *, pitch: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Scatter, noise, and the loss of what is known of the values.
+) -> Acquired:
+    """Blur, scatter, heel, noise, saturation and collimation, and the loss of what is known of the values.
+
+    A sample is a function of its generator, whatever stands beside it in the batch. All samples are worked on at once,
+    and nothing waits for the device.
 
     Args:
         primary: line integrals (b, view, rows, cols).
         settings: what to draw from.
         random: one generator per sample.
-        pitch: pixel size on the detector of each sample (b,) [mm].
+        pitch: pixel size of each sample in the plane through the isocenter (b,) [mm].
 
     Returns:
-        The images (b, view, rows, cols), and for each sample 1 where they are calibrated, else 0 (b,).
+        The images, what is known of them, and where they show the patient.
     """
-    images, known = [], []
-    for sample, each, pixel in zip(primary, random, pitch.tolist(), strict=True):
-        level = each.random()
-        is_display, is_calibrated = level < settings.display, level >= settings.display + settings.scaled
-        image = _expose(sample, settings, each, pixel=pixel, corrected=is_calibrated)
-        if is_display:
-            image = _show(image, each)
-        elif not is_calibrated:
-            views = image.shape[:1]
-            gain, offset = each.uniform(*settings.gain, views), each.uniform(-1, 1, views) * settings.offset
-            image = image * _column(gain, image) + _column(offset, image)
-        images.append(image)
-        known.append(float(is_calibrated))
-    return torch.stack(images), torch.tensor(known, device=primary.device)
+    drawn = [_draw(settings, each, views=primary.shape[1]) for each in random]
+    numbers = _to_device(drawn, primary)
+    image = _detect(primary, numbers, [one["noise"] for one in drawn], pitch=pitch.to(primary))
+    weights = None
+    if settings.collimated > 0:
+        image, weights = _collimate(image, numbers["shutters"])
+    if settings.scaled > 0:
+        image = image * numbers["gain"] + numbers["offset"]
+    if settings.display > 0:
+        image = torch.where(numbers["display"] > 0, _show(image, numbers), image)
+    return Acquired(image, numbers["calibrated"].flatten(), weights)
 
 
 def stretch(image: Tensor) -> Tensor:
-    """Each view's 1st and 99th percentiles moved to 0 and :data:`PATIENT_RANGE` (view, rows, cols)."""
+    """Each view's 1st and 99th percentiles moved to 0 and :data:`PATIENT_RANGE` (..., rows, cols)."""
     low, high = _percentiles(image, 0.01, 0.99)
     return (image - low) * (PATIENT_RANGE / (high - low).clamp(min=1e-6))
 
@@ -166,46 +190,92 @@ def _coarse(spectrum: Spectrum) -> Spectrum:
     return replace(spectrum, energies=tuple(means), photons=tuple(float(photons[part].sum()) for part in parts))
 
 
-def _expose(
-    lines: Tensor, settings: AcquisitionRange, random: np.random.Generator, *, pixel: float, corrected: bool
-) -> Tensor:
+def _draw(settings: AcquisitionRange, random: np.random.Generator, *, views: int) -> dict[str, Any]:
+    """All numbers of a sample; as many are drawn whatever becomes of them."""
+    level = random.random()
+    display, calibrated = level < settings.display, level >= settings.display + settings.scaled
+    scaled = not display and not calibrated
+    gain, offset = random.uniform(*settings.gain, views), random.uniform(-1, 1, views) * settings.offset
+    scatter, heel = random.uniform(0, settings.scatter), random.uniform(-1, 1) * settings.heel
+    saturates, ceiling = random.random() < settings.saturated, random.uniform(*_CEILING)
+    collimated, shutters = random.random() < settings.collimated, random.uniform(0, _SHUTTER, (views, 4))
+    return {
+        "display": display,
+        "calibrated": calibrated,
+        "gain": gain if scaled else np.ones(views),
+        "offset": offset if scaled else np.zeros(views),
+        "blur": random.uniform(0, settings.blur),
+        "scatter": scatter * (_CORRECTED_SCATTER if calibrated else 1.0),
+        "heel": 0.0 if calibrated else heel,
+        "ceiling": ceiling if saturates and not calibrated else np.inf,
+        "shutters": shutters * collimated,
+        "photons": np.exp(random.uniform(*np.log(settings.photons))),
+        "curve": random.integers(3),
+        "strength": random.uniform(),
+        "centre": random.uniform(0.35, 0.65),
+        "local": random.uniform(0, 0.4),
+        "noise": int(random.integers(2**62)),
+    }
+
+
+def _to_device(drawn: Sequence[dict[str, Any]], like: Tensor) -> dict[str, Tensor]:
+    """The samples' numbers by name, each (b, n, 1, 1), in one copy that a GPU is not waited for."""
+    names = [name for name in drawn[0] if name != "noise"]
+    rows = np.stack([np.concatenate([np.ravel(one[name]) for name in names]) for one in drawn])
+    table = upload(rows, like.device).to(like.dtype)[..., None, None]
+    return dict(zip(names, table.split([np.size(drawn[0][name]) for name in names], dim=1), strict=True))
+
+
+def _detect(lines: Tensor, numbers: dict[str, Tensor], seeds: Sequence[int], *, pitch: Tensor) -> Tensor:
+    """Line integrals as a detector sees them (b, view, rows, cols)."""
     transmission = torch.exp(-lines)
-    ratio = random.uniform(0, settings.scatter) * (_CORRECTED_SCATTER if corrected else 1.0)
-    if ratio > 0:
-        sigma = _SCATTER_SIGMA_MM / pixel
-        transmission = transmission + scattered(transmission, ratio, sigma=(sigma, sigma))
-    if not corrected:
-        fall = random.uniform(-1, 1) * settings.heel
-        along = torch.linspace(-0.5, 0.5, lines.shape[1], device=lines.device, dtype=lines.dtype)
-        transmission = transmission * (1 + fall * along)[:, None]
-    photons = float(np.exp(random.uniform(*np.log(settings.photons))))
-    generator = torch.Generator(device=lines.device)
-    generator.manual_seed(int(random.integers(2**62)))
-    return log_counts(noisy_counts(photons * transmission, generator=generator), photons)
+    # Of a standard deviation of a hundredth of a pixel nothing is left.
+    sigma = (numbers["blur"][..., 0, 0] / pitch[:, None]).clamp(min=0.01)
+    rows, cols = (blur_matrix(size, sigma, lines) for size in lines.shape[-2:])
+    transmission = rows @ transmission @ cols.mT
+    wide = _SCATTER_SIGMA_MM / pitch[:, None]
+    transmission = transmission + scattered(transmission, numbers["scatter"], sigma=(wide, wide))
+    along = torch.linspace(-0.5, 0.5, lines.shape[-2], device=lines.device, dtype=lines.dtype)
+    transmission = transmission * (1 + numbers["heel"] * along[:, None])
+    expected = numbers["photons"] * transmission
+    counts = torch.empty_like(expected)
+    for sample, mean, seed in zip(counts, expected, seeds, strict=True):
+        generator = torch.Generator(device=lines.device)
+        generator.manual_seed(seed)
+        sample.copy_(noisy_counts(mean, generator=generator))
+    return log_counts(torch.minimum(counts, numbers["ceiling"] * numbers["photons"]), numbers["photons"])
 
 
-def _show(image: Tensor, random: np.random.Generator) -> Tensor:
+def _collimate(image: Tensor, shutters: Tensor) -> tuple[Tensor, Tensor]:
+    """Behind a collimator stands the nearest pixel beside it, as in radiographs that are read; 0 where that is so."""
+    batch, views, *shape = image.shape
+    edges = shutters.reshape(batch, views, 4)
+    weights = torch.ones_like(image)
+    for axis, size in enumerate(shape):
+        at = torch.arange(size, device=image.device, dtype=image.dtype)
+        first, last = edges[..., 2 * axis, None] * size, size - 1 - edges[..., 2 * axis + 1, None] * size
+        nearest = torch.minimum(torch.maximum(at, first.ceil()), last.floor())
+        index, seen = nearest.long().unsqueeze(3 - axis), (nearest == at).to(image).unsqueeze(3 - axis)
+        image = image.gather(2 + axis, index.expand_as(image))
+        weights = weights * seen
+    return image, weights
+
+
+def _show(image: Tensor, numbers: dict[str, Tensor]) -> Tensor:
     """A monotone curve of each view, then local contrast, then the scale that display values are read on."""
     low, high = _percentiles(image, 0.005, 0.995)
     share = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 1.2)
-    kind, strength, local = random.integers(3), random.uniform(), random.uniform(0, 0.4)
-    if kind == 0:
-        share = share.clamp(min=0) ** float(0.5 + 1.2 * strength)
-    elif kind == 1:
-        share = torch.sigmoid((share - float(random.uniform(0.35, 0.65))) * float(2 + 5 * strength))
-    else:
-        share = -torch.expm1(-share * float(0.5 + 2.5 * strength))
-    blur = blur_matrix(share.shape[-1], _LOCAL * share.shape[-1], share)
-    rows = blur if share.shape[-2] == share.shape[-1] else blur_matrix(share.shape[-2], _LOCAL * share.shape[-2], share)
-    return stretch(share - local * (rows @ share @ blur.mT))
+    curve, strength = numbers["curve"], numbers["strength"]
+    gamma = share.clamp(min=0) ** (0.5 + 1.2 * strength)
+    sigmoid = torch.sigmoid((share - numbers["centre"]) * (2 + 5 * strength))
+    film = -torch.expm1(-share * (0.5 + 2.5 * strength))
+    share = torch.where(curve == 0, gamma, torch.where(curve == 1, sigmoid, film))
+    rows, cols = (blur_matrix(size, _LOCAL * size, share) for size in share.shape[-2:])
+    return stretch(share - numbers["local"] * (rows @ share @ cols.mT))
 
 
 def _percentiles(image: Tensor, *shares: float) -> tuple[Tensor, ...]:
-    """Quantiles of every view (view, 1, 1), of every fourth row and column."""
-    few = image[:, ::4, ::4].flatten(1)
-    found = torch.quantile(few, torch.tensor(shares, dtype=few.dtype, device=few.device), dim=1)
-    return tuple(each[:, None, None] for each in found)
-
-
-def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    """Quantiles of every view (..., 1, 1), of every fourth row and column."""
+    few = image[..., ::4, ::4].flatten(-2)
+    found = torch.quantile(few, upload(np.array(shares), few.device).to(few.dtype), dim=-1)
+    return tuple(each[..., None, None] for each in found)

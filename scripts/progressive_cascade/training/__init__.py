@@ -10,9 +10,10 @@ from progressive_cascade.training.checkpoints import (
     load_predecessor,
 )
 from progressive_cascade.training.data import FIRST_SEEDS, phantom_items, steps_per_epoch, training_items
-from progressive_cascade.training.engine import MaskedPSNR, SimulateBatch, StageObjective
+from progressive_cascade.training.engine import MaskedPSNR, StageObjective
 from progressive_cascade.training.handlers import ClipGradients
 from progressive_cascade.training.resume import ResumableCheckpoint
+from progressive_cascade.training.simulation import SimulateBatch
 from progressive_cascade.training.transforms import LoadCased
 
 __all__ = [

@@ -171,6 +171,7 @@ RULES: dict[str, Rule] = {
     "geometry_range": Rule("GeometryRange's fields or null", lambda value: value is None or bool(parse_range(value))),
     "range_share": _SHARE,
     "acquisition": Rule("AcquisitionRange's fields or null", _is_acquisition),
+    "surroundings_mm": _number("a number in [0, 150]", lambda value: 0 <= value <= 150),
     "populations": Rule("an object of populations' names and weights above 0", _is_populations),
     "loss_weights": Rule("an object of numbers of at least 0", _is_weights),
     "perceptual_weights": _path('"ct", "imagenet" or a file\'s name'),
