@@ -145,29 +145,30 @@ class SimulateBatch(PrepareBatch):
         random = [derive(self.seed, SIMULATION, draw) for draw in draws]
         matrices = upload(np.stack([self._draw_matrices(each) for each in random]), hu.device)
         acquired = self._radiographs(seen, matrices, random, step, voxel=_EXTENT / hu.shape[2])
-        window = self._random_window(step)
-        factor = hu.shape[2] // self.grid
-        weights = acquired.weights
-        if margin:
-            # What the cube alone has to explain ends where rays cross the patient outside it as well.
-            alone = self._misses_surroundings(seen, margin, matrices)
-            weights = alone if weights is None else weights * alone
         targets = {
-            "label": hu_to_unit(F.avg_pool3d(hu, factor)),
-            "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
+            **self._target(hu, valid),
             "image": acquired.image,
             "matrices": matrices,
-            "affine": self._affine(self.grid, _EXTENT / self.grid, hu.device),
             "calibrated": acquired.calibrated,
-            "weights": weights,
-            "window": window,
+            "weights": self._weights(acquired.weights, seen, margin, matrices),
+            "window": self._random_window(step),
         }
-        arguments: dict[str, Any] = {"projection_matrices": matrices, "calibrated": acquired.calibrated}
-        if acquired.weights is not None:
-            arguments["weights"] = acquired.weights
-        if window is not None:
-            arguments["window"] = window
-        return acquired.image, targets, (), arguments
+        arguments = {
+            "projection_matrices": matrices,
+            "calibrated": acquired.calibrated,
+            "weights": acquired.weights,
+            "window": targets["window"],
+        }
+        return acquired.image, targets, (), {name: each for name, each in arguments.items() if each is not None}
+
+    def _target(self, hu: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """What is to be reconstructed, at the stage's grid."""
+        factor = hu.shape[2] // self.grid
+        return {
+            "label": hu_to_unit(F.avg_pool3d(hu, factor)),
+            "valid": (F.avg_pool3d(valid.float(), factor) > 0.99).float(),
+            "affine": self._affine(self.grid, _EXTENT / self.grid, hu.device),
+        }
 
     def _patients(self, hu: Tensor, valid: Tensor, draws: Sequence[int], margin: int) -> tuple[Tensor, Tensor]:
         """Other patients, each from its own numbers, and what is around their cubes; where the cubes are valid."""
@@ -200,14 +201,17 @@ class SimulateBatch(PrepareBatch):
             return self._decalibrate(image, random)
         return Acquired(image, torch.ones(len(hu), device=hu.device), None)
 
-    def _misses_surroundings(self, seen: Tensor, margin: int, matrices: Tensor) -> Tensor:
-        """1 where a ray crosses next to nothing around the cube (b, view, rows, cols)."""
+    def _weights(self, weights: Tensor | None, seen: Tensor, margin: int, matrices: Tensor) -> Tensor | None:
+        """Of the pixels that the cube alone has to explain: 0 where a ray also crosses the patient around it."""
+        if not margin:
+            return weights
         around = hu_to_mu(seen, self.energy_kev)
         cube = slice(margin, -margin)
         around[:, :, cube, cube, cube] = 0
         voxel = _EXTENT / (seen.shape[2] - 2 * margin)
         affine = self._affine(seen.shape[2], voxel, seen.device).expand(len(seen), 4, 4)
-        return (project(around, matrices, affine, self.beam.detector_shape) < _NOTHING).to(seen)
+        alone = (project(around, matrices, affine, self.beam.detector_shape) < _NOTHING).to(seen)
+        return alone if weights is None else weights * alone
 
     def _affine(self, size: int, voxel: float, device: torch.device) -> Tensor:
         """Voxel index of a grid around the isocenter to RAS mm, float32 (4, 4); sent to a device once."""
