@@ -132,11 +132,7 @@ class SimulateBatch(PrepareBatch):
         Raises:
             ValueError: if the volumes' grid is no multiple of the stage's.
         """
-        hu = torch.as_tensor(batchdata["label"]).to(device=device, non_blocking=non_blocking, **kwargs).float()
-        if hu.dim() != 5 or hu.shape[2] % self.grid or len(set(hu.shape[2:])) != 1:
-            raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
-        valid = batchdata.get("valid")
-        valid = torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
+        hu, valid = self._read(batchdata, {"device": device, "non_blocking": non_blocking, **kwargs})
         draws, step = self._numbers(batchdata, len(hu))
         margin = round(self.surroundings_mm / (_EXTENT / hu.shape[2]))
         seen, valid = self._patients(hu, valid, draws, margin)
@@ -160,6 +156,14 @@ class SimulateBatch(PrepareBatch):
             "window": targets["window"],
         }
         return acquired.image, targets, (), {name: each for name, each in arguments.items() if each is not None}
+
+    def _read(self, batchdata: Mapping[str, Any], where: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The CTs [HU] and where they are valid, on the device."""
+        hu = torch.as_tensor(batchdata["label"]).to(**where).float()
+        if hu.dim() != 5 or hu.shape[2] % self.grid or len(set(hu.shape[2:])) != 1:
+            raise ValueError(f"label must be cubes of a multiple of {self.grid} voxels, got {tuple(hu.shape)}")
+        valid = batchdata.get("valid")
+        return hu, torch.ones_like(hu) if valid is None else torch.as_tensor(valid).to(hu)
 
     def _target(self, hu: Tensor, valid: Tensor) -> dict[str, Tensor]:
         """What is to be reconstructed, at the stage's grid."""
