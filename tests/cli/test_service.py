@@ -27,7 +27,7 @@ def test_a_worker_gives_what_the_command_line_gives(
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path)
     rest = ["--refine", "0", "--no-report", "--output"]
-    run = load_runner({"checkpoint": None, "device": "cpu"})
+    run = load_runner({"checkpoint": None, "device": "cpu", "zip": True})
     run([*arguments, *rest, "work/ct.nii.gz", "--dicom-output", "work/dicom"])
     assert main(["reconstruct", *arguments, *rest, "alone/ct.nii.gz"]) == 0
     hashes = [hashlib.sha256(Path(name, "ct.nii.gz").read_bytes()).digest() for name in ("work", "alone")]

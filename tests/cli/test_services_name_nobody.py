@@ -33,7 +33,8 @@ from tests.support.service import InProcess, finished, wait_for
 def service(cascade: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers in this process, without networks; signals, logs and the place of temporary files as they were."""
     monkeypatch.setattr(
-        "progressive_cascade.service.pool.make_worker", lambda _: InProcess(load_runner({"device": "cpu"}))
+        "progressive_cascade.service.pool.make_worker",
+        lambda settings: InProcess(load_runner({**settings.runner_settings, "device": "cpu"})),
     )
     monkeypatch.setattr(tempfile, "tempdir", tempfile.gettempdir())
     monkeypatch.setattr(logging.getLogger("progressive_cascade"), "handlers", [])
@@ -109,7 +110,7 @@ def test_a_watch_names_nobody(
     assert found(out, said) == []
     (case,) = out.iterdir()
     assert (case / file).is_file() and (case / "ct.json").is_file() and (case / "ct.html").is_file()
-    assert bool(list(case.glob("*.nii.gz"))) == bool(options)
+    assert bool(list(case.glob("*.nii.gz"))) == bool(options) and not list(out.rglob("*.zip"))
 
 
 def test_a_dicom_node_names_nobody(

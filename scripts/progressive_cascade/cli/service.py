@@ -116,7 +116,7 @@ def run_serve(options: argparse.Namespace) -> int:
     settings = Settings(
         folder=options.data.absolute(),
         runner=RUNNER,
-        runner_settings=worker_settings(options),
+        runner_settings={**worker_settings(options), "zip": True},
         workers=options.workers,
         max_queue=options.max_queue,
         max_upload=options.max_upload << 20,
@@ -178,7 +178,7 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
     """Loads the network once; what it gives runs `reconstruct` with it.
 
     Args:
-        settings: ``checkpoint`` and ``device``, each may be None.
+        settings: ``checkpoint`` and ``device``, each may be None; ``zip``: whether a DICOM series is zipped, too.
 
     Returns:
         What takes the arguments of `reconstruct`. It raises UserError or RunError with one line.
@@ -201,7 +201,7 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
             with contextlib.redirect_stdout(io.StringIO()):
                 check_outputs(options)
                 weights.run(options, reconstruct_pair)
-            if options.dicom_output is not None:
+            if settings.get("zip") and options.dicom_output is not None:
                 _pack(options.dicom_output)
         except Exception as error:
             raise _told(error) from error
