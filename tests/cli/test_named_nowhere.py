@@ -5,15 +5,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
-from progressive_cascade.cli import main
+from progressive_cascade.cli import build_parser, main
 from tests.support.cube import place_coarsely
 from tests.support.planted import IN_A_STUDY, PERSON, found
+
+WITHOUT_PATIENTS = ("check", "demo", "phantom", "export")
+"""Commands that read no patient's file."""
+ELSEWHERE = {
+    "prepare": "tests.ct.test_pseudonyms",
+    "train": "tests.training.test_tracking",
+    "serve": "tests.cli.test_services_name_nobody",
+    "watch": "tests.cli.test_services_name_nobody",
+    "listen": "tests.cli.test_services_name_nobody",
+}
+"""Commands that other files look at, and which."""
 
 
 def _run(out: Path, capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> list[str]:
@@ -21,6 +34,15 @@ def _run(out: Path, capsys: pytest.CaptureFixture[str], *arguments: object, code
     assert main([str(argument) for argument in arguments]) == code, capsys.readouterr().err
     captured = capsys.readouterr()
     return found(out, captured.out + captured.err)
+
+
+def test_every_command_is_looked_at() -> None:
+    """A new command is either run by a test that looks for the planted words, or reads no patient's file."""
+    subparsers = next(action for action in build_parser()._actions if isinstance(action.choices, dict))
+    here = [name for name in subparsers.choices if name not in (*WITHOUT_PATIENTS, *ELSEWHERE)]
+    for command, module in {**dict.fromkeys(here, __name__), **ELSEWHERE}.items():
+        source = Path(import_module(module).__file__ or "").read_text(encoding="utf-8")
+        assert re.search(rf"[(\[ ]\"{command}\", ", source), f"{command} must be run by a test of {module}"
 
 
 def test_no_command_names_the_patient(

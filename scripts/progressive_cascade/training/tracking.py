@@ -33,7 +33,8 @@ def check_tracking(tool: str | None) -> None:
 class Tracking:
     """Handler: sends the loss and its terms after every step, and the metrics after every epoch, to a tracker.
 
-    Nothing leaves the machine: MLflow writes ``mlruns.db`` in the folder, Weights & Biases ``wandb``, offline.
+    Nothing leaves the machine: MLflow writes ``mlruns.db`` in the folder, Weights & Biases ``wandb``, offline, without
+    the command line and what it printed.
 
     Args:
         tool: ``mlflow``, ``wandb``, or None for none.
@@ -76,11 +77,20 @@ class Tracking:
             handler.attach(each)
 
     def _attach_wandb(self, engine: Engine) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
         from ignite.handlers.wandb_logger import WandBLogger
 
-        logger: Any = WandBLogger(
-            project="progressive-cascade", name=self.name, dir=str(self.folder), mode="offline", resume="allow"
+        # An offline run is meant to be sent some day: nothing of the command line, its output or the machine is kept.
+        settings = wandb.Settings(
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            quiet=True,
         )
+        place = {"dir": str(self.folder), "mode": "offline", "resume": "allow"}
+        logger: Any = WandBLogger(project="progressive-cascade", name=self.name, settings=settings, **place)
 
         def send(prefix: str, values: Any) -> None:
             logger.log({f"{prefix}/{name}": value for name, value in values.items()}, step=engine.state.iteration)
