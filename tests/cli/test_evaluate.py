@@ -13,6 +13,7 @@ import pytest
 
 from progressive_cascade import volume_affine
 from progressive_cascade.cli import main
+from progressive_cascade.cli.evaluation_jobs import _network
 from progressive_cascade.evaluation.results import EvaluationReport
 from progressive_cascade.evaluation.scores import summarize
 from progressive_cascade.io import finite, save_json, save_nifti
@@ -53,6 +54,24 @@ def test_evaluate_writes_scores_and_pictures(evaluated: Path) -> None:
     assert report["summary"]["cascade"]["native_mae_hu"]["mean"] == pytest.approx(100.0)
     assert report["cases"][0]["agreement"]["pa"]["relative_residual"] > 0.05
     assert len(list(output.glob("comparison_*.png"))) == len(list(output.glob("*.nii.gz"))) == 2
+
+
+def test_a_dask_cluster_evaluates_the_same_bytes(
+    evaluated: Path, cascade: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LocalCluster against this process: every file of the folder. CTs as they come are prepared there first."""
+    distributed = pytest.importorskip("distributed")
+    output = tmp_path / "out"
+    _network.cache_clear()
+    with distributed.LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        address = ["--scheduler", cluster.scheduler_address, "--output", str(output)]
+        assert main([*TWO_OF_THREE, *address]) == 0
+        assert main(["evaluate", "--cts", str(tmp_path), *address]) == 2
+    _network.cache_clear()
+    assert "prepare --scheduler" in capsys.readouterr().err
+    names = {path.name for path in evaluated.iterdir()}
+    assert names == {path.name for path in output.iterdir()}
+    assert [name for name in sorted(names) if (evaluated / name).read_bytes() != (output / name).read_bytes()] == []
 
 
 def test_evaluate_sample_idx_takes_one_case(evaluated: Path, cascade: None, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from progressive_cascade.cli.common import (
     select_device,
     versions,
 )
+from progressive_cascade.cli.evaluation_jobs import score_on_cluster
 from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.cli.weights import Weights
@@ -62,7 +63,7 @@ DIR receives
   CASE.nii.gz                with --save-nifti: the reconstruction [HU]
 
 --preset names the geometry in which the X-rays are taken; they are brought to the model's detector along the same rays.
-What the checkpoint was not trained for is refused, with how far outside it lies.
+What the checkpoint was not trained for is refused, with how far outside it lies. --scheduler has Dask's workers do it.
 
 Protocols: native (3-D PSNR and SSIM on [-1024, 1024] HU, MAE); x2ct, perx2ct, xmed (the published papers'
 formulas). Scores of different protocols do not compare.
@@ -82,9 +83,8 @@ def add_evaluate(commands: Any) -> None:
     which.add_argument("--cts", type=Path, metavar="INPUT", help="CTs as they come, what `prepare` takes")
     add_assume_spacing(parser)
     parser.add_argument("--phantoms", type=natural, default=0, metavar="N", help="also evaluate N unseen phantoms")
-    parser.add_argument(
-        "--section", choices=("training", "validation", "test"), default="test", help="which patients (default: test)"
-    )
+    sections = ("training", "validation", "test")
+    parser.add_argument("--section", choices=sections, default="test", help="which patients (default: test)")
     add_checkpoint(parser)
     add_preset(parser, "geometry of the X-rays")
     parser.add_argument("--num-samples", type=positive, metavar="N", help="at most N cases")
@@ -97,13 +97,12 @@ def add_evaluate(commands: Any) -> None:
         metavar="NAME",
         help="native x2ct perx2ct xmed (default: native)",
     )
-    parser.add_argument(
-        "--no-baselines", action="store_false", dest="baselines", help="score the cascade alone: several times faster"
-    )
+    parser.add_argument("--no-baselines", action="store_false", dest="baselines", help="score the cascade alone")
     add_refine(parser)
     parser.add_argument("--save-nifti", action="store_true", help="also write the reconstructions")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--device", metavar="D", help=DEVICE_HELP)
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler, whose workers see the same files")
     add_overwrite(parser)
 
 
@@ -113,6 +112,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     check_output_folder(options.output)
     check_checkpoint(options)
+    if options.scheduler is not None and options.cts is not None:
+        raise UserError("--scheduler must come with --dataset or --phantoms; `prepare --scheduler` makes one of --cts")
     items = select_items(options)
     check_files(
         reads={"--dataset": options.dataset, "--cts": options.cts, "--checkpoint": options.checkpoint},
@@ -182,6 +183,10 @@ def _evaluate_cases(
 
     from progressive_cascade.evaluation.cases import RawCases
 
+    if options.scheduler is not None:
+        for kept in tqdm(score_on_cluster(items, report, beam, options), total=len(items), unit=" case", delay=0.5):
+            report.cases += kept
+        return
     cases = RawCases(options.assume_spacing)
     reason = ""
     for item in tqdm(items, desc="evaluate", unit=" case", delay=0.5):
