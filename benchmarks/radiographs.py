@@ -81,7 +81,7 @@ def measure_forms(network: ProgressiveCascade, dataset: Path) -> list[dict[str, 
         for form in write_forms(project, beam, Path(folder)):
             start = time.process_time()
             read = (read_radiograph(form.frontal), read_radiograph(form.lateral))
-            pair = assemble_pair(*read, model=model_of(network))
+            pair = assemble_pair(*read, model=model_of(network), choices=Choices(surroundings="none"))
             seconds = time.process_time() - start
             key = pair.image.tobytes()
             if key not in done:
@@ -174,7 +174,7 @@ def _judge(network: ProgressiveCascade, pool: Sequence[np.ndarray], kind: str, i
     given = make_pair(pool, kind, index)
 
     def assemble(mirror_frontal: bool) -> Pair:
-        choices = Choices(mirror_frontal=mirror_frontal)
+        choices = Choices(mirror_frontal=mirror_frontal, surroundings="none")
         return assemble_pair(*given.radiographs, model=model_of(network), choices=choices)
 
     try:

@@ -44,8 +44,9 @@ def test_dicom_pair_is_reconstructed(
     printed = capsys.readouterr().out
     record = json.loads((tmp_path / "ct.json").read_text())
     assert record["calibrated"] and record["geometry"]["source_to_detector"] == 1800.0
-    (assumed,) = record["assumptions"]
+    assumed, surroundings = record["assumptions"]
     assert assumed.startswith("source_to_isocenter is 1500 mm") and f"assumed: {assumed}" in printed
+    assert surroundings.startswith("the patient goes on above and below the cube")
     assert len(record["radiographs"]) == 2
     assert "dcm" not in json.dumps(record), "a file's name may be the patient's"
     assert "one" not in json.dumps(record["radiographs"]), "the patient's number must stay in the file"

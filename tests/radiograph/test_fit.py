@@ -112,8 +112,9 @@ def test_tags_of_a_bedside_unit_are_kept(tmp_path: Path) -> None:
     assert pair.beam.views == ("ap", "left_lateral")
     assert (pair.beam.source_to_isocenter, pair.beam.source_to_detector) == (800.0, 1000.0)
     assert field_of(pair.beam) == pytest.approx(160 * 2.6 / 1.25, rel=1e-5)
-    (assumed,) = pair.assumptions
-    assert assumed.startswith("source_to_isocenter is 800 mm, 200 mm before the detector as in preset bedside_ap")
+    distance, surroundings = pair.assumptions
+    assert distance.startswith("source_to_isocenter is 800 mm, 200 mm before the detector as in preset bedside_ap")
+    assert surroundings.startswith("the patient goes on above and below the cube")
 
 
 def test_a_film_larger_than_any_trained_is_cut_and_said_so() -> None:

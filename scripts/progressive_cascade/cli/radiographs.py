@@ -57,6 +57,12 @@ def add_radiograph_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="what line integrals were taken with, 120kV or 70keV (default: exposure.json beside PA, else 70keV)",
     )
+    about.add_argument(
+        "--surroundings",
+        choices=("seen", "none"),
+        help="whether the X-rays show the patient above and below the cube of 358 mm; rays that cross him there then "
+        "have no weight (default: seen, but for line integrals, as `simulate` makes them)",
+    )
     trust = about.add_mutually_exclusive_group()
     for name, where in (("tags", "where the picture contradicts its tags: believe the tags"), ("picture", "or it")):
         trust.add_argument(f"--trust-{name}", dest="trust", action="store_const", const=name, help=where)
@@ -126,7 +132,7 @@ def _assemble(options: argparse.Namespace, network: ProgressiveCascade, *, mirro
         pixel_spacing=None if pitch is None else (pitch, pitch),
         mirror_frontal=mirror_frontal,
         **{name: getattr(options, name) for name in ("field_of_view", "source_to_detector", "source_to_isocenter")},
-        **{name: getattr(options, name) for name in ("preset", "intensities", "trust")},
+        **{name: getattr(options, name) for name in ("preset", "intensities", "trust", "surroundings")},
     )
     return assemble_pair(
         read_radiograph(options.pa),

@@ -32,6 +32,8 @@ class Choices:
         preset: a name of :data:`~progressive_cascade.geometry.PRESETS` whose distances and detector count.
         intensities: what pixel values are, one of :data:`INTENSITIES`; None: as the file says, or as they look.
         trust: "tags" or "picture", which decides where they contradict each other; None: the tags, with a warning.
+        surroundings: whether the radiographs show the patient above and below the cube, one of
+            :data:`~progressive_cascade.radiograph.surroundings.SURROUNDINGS`; None: as they were made.
         mirror_frontal: whether the frontal is to be flipped left to right.
     """
 
@@ -42,6 +44,7 @@ class Choices:
     preset: str | None = None
     intensities: str | None = None
     trust: str | None = None
+    surroundings: str | None = None
     mirror_frontal: bool = False
 
 

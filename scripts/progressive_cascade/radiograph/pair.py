@@ -12,7 +12,7 @@ import torch
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.radiograph.assumptions import COST_OF_SCALE
+from progressive_cascade.radiograph.assumptions import COST_OF_SCALE, COST_OF_SURROUNDINGS
 from progressive_cascade.radiograph.check import check_views
 from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.lengths import (
@@ -23,6 +23,7 @@ from progressive_cascade.radiograph.lengths import (
 )
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
+from progressive_cascade.radiograph.surroundings import misses_surroundings, show_surroundings
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
 from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slice_difference, view_warnings
 
@@ -113,6 +114,8 @@ def assemble_pair(
     if fit is not None:
         fit.check([line for line in pair.warnings if line.startswith(BODY_LEAVES)])
         notes += fit.notes()
+    if show_surroundings(given, choices.surroundings):
+        pair = _without_surroundings(pair)
     assumptions += pair.assumptions
     warnings = [*doubts, *_contradicted(uprights, beam), *pair.warnings]
     return replace(
@@ -143,6 +146,18 @@ def _joined(uprights: Sequence[Upright], views: Sequence[_View], target: ConeBea
         mirror=uprights[0].mirror,
         slice_difference=difference,
     )
+
+
+def _without_surroundings(pair: Pair) -> Pair:
+    """The pair with no weight where rays cross the patient above or below the cube."""
+    inside = misses_surroundings(pair.beam)
+    share = 1 - float(inside.mean())
+    line = (
+        f"the patient goes on above and below the cube: {share:.0%} of the pixels, whose rays cross him there, "
+        f"have no weight; {COST_OF_SURROUNDINGS}"
+    )
+    weights = inside if pair.weights is None else pair.weights * inside
+    return replace(pair, weights=weights, assumptions=[*pair.assumptions, line]) if share else pair
 
 
 def _uprights(given: Sequence[Radiograph], choices: Choices) -> list[Upright]:

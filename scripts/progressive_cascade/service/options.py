@@ -27,6 +27,7 @@ class JobOptions(BaseModel):
     intensities: Literal["calibrated", "scaled", "display"] | None = None
     spectrum: Annotated[str | None, Field(pattern=r"^\d{2,3}(\.\d)?(kV|keV)$", description="120kV or 70keV")] = None
     trust: Literal["tags", "picture"] | None = None
+    surroundings: Annotated[Literal["seen", "none"] | None, Field(description="above and below the cube")] = None
     strict: Annotated[bool, Field(description="refuse at a warning")] = False
     dicom: Annotated[bool, Field(description="also a DICOM series")] = True
     keep_identity: Annotated[bool, Field(description="of the DICOM series: the patient of the X-rays")] = False
@@ -38,7 +39,8 @@ class JobOptions(BaseModel):
         found = ["--output", "work/ct.nii.gz", "--refine", str(self.refine)]
         for name in ("preset", "source_to_detector", "source_to_isocenter", "pixel_spacing", "field_of_view"):
             found += _given(name, getattr(self, name))
-        found += [*_given("intensities", self.intensities), *_given("spectrum", self.spectrum)]
+        for name in ("intensities", "spectrum", "surroundings"):
+            found += _given(name, getattr(self, name))
         found += [f"--trust-{self.trust}"] if self.trust else []
         found += ["--dicom-output", "work/dicom"] if self.dicom else []
         found += ["--uncertainty", "work/sigma.nii.gz"] if self.uncertainty else []
