@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, natural, positive
 from progressive_cascade.cli.training_processes import run_processes
@@ -17,6 +17,9 @@ from progressive_cascade.cli.training_recipe import run_recipe
 from progressive_cascade.cli.training_runs import StageRun, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
 
 STAGES = (1, 2, 3)
 _RESUME = {"auto": "auto", "yes": True, "no": False}
@@ -61,6 +64,7 @@ def add_train(commands: Any) -> None:
     _add_processes(parser)
     add_overwrite(parser)
     _add_resume(parser)
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="fill the caches of cases by a Dask scheduler's workers")
     parser.add_argument(
         "--tracking", choices=("mlflow", "wandb"), help="also log to files of MLflow, or of Weights & Biases offline"
     )
@@ -148,22 +152,37 @@ def run_train(options: argparse.Namespace) -> None:
             _tell_plan(run, root, num_processes, predecessor_follows=run.stage - 1 in options.stages)
             continue
         print(f"stage {run.stage}: {' + '.join(path.name for path in run.config_files)}", flush=True)
+        if options.scheduler is not None:
+            _fill_caches(run, root, options.scheduler)
         _run_stage(run, root, num_processes, options.max_restarts)
 
 
 def _tell_plan(run: StageRun, root: Path, num_processes: int, *, predecessor_follows: bool) -> None:
     """Prints the command and what it will do, after every file has been opened and a step been tried."""
-    from monai.bundle import ConfigParser
-
     from progressive_cascade.training.plan import plan_stage
 
     print(shlex.join(run.command(num_processes)), flush=True)
     with _folder(root):
-        parser = ConfigParser()
-        parser.read_config([str(path) for path in run.config_files if path.name != "multi_gpu.json"])
-        parser.update(dict(run.overrides))
-        for line in plan_stage(parser, processes=num_processes, predecessor_follows=predecessor_follows):
+        for line in plan_stage(_read_config(run), processes=num_processes, predecessor_follows=predecessor_follows):
             print(line, flush=True)
+
+
+def _fill_caches(run: StageRun, root: Path, scheduler: str) -> None:
+    from progressive_cascade.ct.workers import Workers
+    from progressive_cascade.training.caches import fill_caches
+
+    with _folder(root):
+        print(f"{fill_caches(_read_config(run), Workers(scheduler=scheduler))} cases are in the cache", flush=True)
+
+
+def _read_config(run: StageRun) -> ConfigParser:
+    """The stage's files and overrides, for one process, not yet parsed; read in the bundle's folder."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in run.config_files if path.name != "multi_gpu.json"])
+    parser.update(dict(run.overrides))
+    return parser
 
 
 def _num_processes(gpus: int | None, processes: int | None) -> int:
