@@ -21,12 +21,12 @@ GPU_OPTIONS ?=
 # For `make image-check`: --torch-index, where torch comes from.
 IMAGE_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
-LONG := $(addprefix benchmarks/,archives.py cascade.py geometries.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py uncertainty.py)
+LONG := $(addprefix benchmarks/,archives.py cascade.py geometries.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py trust.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test coverage lint bench gpu weights ablation results tables refine robustness uncertainty soak soak-service fuzz lock sbom image-check clean
+.PHONY: help demo quick test coverage lint bench gpu weights ablation results tables refine robustness trust uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "make tables      the tables of README and model card, from the evaluations in benchmarks/results"
 	@echo "make refine      what refining on a case's own X-rays gains (hours, resumable; DATASET=folder)"
 	@echo "make robustness  what wrong angles, distances, noise and intensities cost (an hour, resumable; DATASET=folder)"
+	@echo "make trust       whether expected errors can be trusted, on unseen patients (an hour, resumable; DATASET=folder)"
 	@echo "make uncertainty how well the standard deviation of the shipped weights is calibrated (DATASET=folder)"
 	@echo "make fuzz        500 damaged inputs through every command (minutes): a valid result or one line"
 	@echo "make soak        trainings that are killed, starved and robbed: what became of each, in bundle/docs/RELIABILITY.md (an hour)"
@@ -94,6 +95,9 @@ weights: .venv/.installed
 
 ablation: .venv/.installed
 	$(BIN)/python benchmarks/cascade.py
+
+trust: .venv/.installed
+	$(BIN)/python benchmarks/trust.py $(if $(DATASET),--dataset '$(DATASET)',--without-test)
 
 uncertainty: .venv/.installed
 	$(BIN)/python benchmarks/uncertainty.py $(if $(DATASET),--dataset '$(DATASET)')

@@ -12,7 +12,7 @@ A table stands between two comments in a Markdown file,
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
 table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
 `robustness main` robustness.json, `geometries main`
-geometries.json, `uncertainty main` uncertainty.md, `refine …` and `refine_256 …` the files of
+geometries.json, `uncertainty main` uncertainty.md, `trust …` trust.json, `refine …` and `refine_256 …` the files of
 refine.py, `radiographs …` radiographs.json, and `speed main` projector.json, inference.json and the gpu_*.json of every
 card. What stands between them is replaced. Tables whose evaluation has not been run, or not to its end, stay as they
 are.
@@ -36,6 +36,7 @@ from published.refinement import REFINEMENT_TABLES
 from published.robustness import robustness_table
 from published.speed import speed_table
 from published.tables import TABLES
+from published.trust import TRUST_TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
@@ -51,6 +52,7 @@ ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for na
     "geometries main": geometries_table,
     **REFINEMENT_TABLES,
     **RADIOGRAPH_TABLES,
+    **TRUST_TABLES,
     "speed main": speed_table,
 }
 _END = "<!-- end of results -->"
@@ -104,6 +106,8 @@ def _other_reports(results: Path) -> dict[str, Any]:
     }
     if (results / "geometries.json").is_file():
         reports["geometries"] = read_json(results / "geometries.json")
+    if (results / "trust.json").is_file():
+        reports["trust"] = read_json(results / "trust.json")
     if (results / "radiographs.json").is_file():
         reports["radiographs"] = read_json(results / "radiographs.json")
     if (results / "uncertainty.md").is_file():

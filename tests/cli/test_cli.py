@@ -16,7 +16,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_nifti
 from tests.support.commands import fails_with, load_image
 
-COMMANDS = ("check", "demo", "phantom", "simulate", "reconstruct", "prepare", "train", "evaluate")
+COMMANDS = ("check", "demo", "phantom", "simulate", "reconstruct", "prepare", "train", "evaluate", "calibrate")
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +107,8 @@ def test_simulate_ellipsoid_has_its_thickness(xrays: Path) -> None:
         (("train", "--stages", "4"), "invalid choice: 4"),
         (("evaluate", "--output", "out"), "needs --dataset DATASET, --cts INPUT or --phantoms N"),
         (("evaluate", "--output", "out", "--phantoms", "2", "--sample-idx", "2"), "--sample-idx must be below"),
+        (("calibrate", "--phantoms", "0", "--output", "out.json"), "name --dataset, or --phantoms above 0"),
+        (("calibrate", "--output", "out.txt"), "--output must be a file that ends in .json"),
     ],
 )
 def test_mistake_is_one_line(

@@ -11,6 +11,7 @@ import pytest
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference.reconstruct import load_cascade
+from progressive_cascade.inference.trust import load_trust
 from progressive_cascade.inference.uncertainty import load_uncertainty
 from progressive_cascade.io import released as weights
 from progressive_cascade.io.released import check_released, file_hash, released_hashes, write_manifest
@@ -20,13 +21,15 @@ from progressive_cascade.paths import bundle_root, check_shipped, record_trained
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = {
     "model.pt": lambda path: load_cascade(path),
+    "trust.json": lambda path: load_trust(path),
     "uncertainty.pt": lambda path: load_uncertainty(path),
 }
 
 
 def test_the_list_of_released_weights_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file in the bundle's models as it is, and no other; the command writes the same."""
-    files = {path.name: file_hash(path) for path in (bundle_root() / "models").glob("*.pt")}
+    models = bundle_root() / "models"
+    files = {path.name: file_hash(path) for path in (*models.glob("*.pt"), models / "trust.json")}
     assert released_hashes() == files, "run python -m progressive_cascade.io.released bundle/models"
     monkeypatch.setattr(weights, "MANIFEST", tmp_path / "weights.sha256")
     write_manifest(bundle_root() / "models")
@@ -75,7 +78,13 @@ def test_every_shipped_file_is_checked_where_it_is_read(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(weights, "released_hashes", lambda: {"model.pt": "0" * 64})
     load_orientation_net.cache_clear()
-    for read in (load_cascade, load_uncertainty, load_orientation_net, lambda: VGGPerceptualLoss(weights="ct")):
+    for read in (
+        load_cascade,
+        load_trust,
+        load_uncertainty,
+        load_orientation_net,
+        lambda: VGGPerceptualLoss(weights="ct"),
+    ):
         with pytest.raises(UserError, match="must be as released"):
             read()
 

@@ -37,6 +37,7 @@ def build_parser() -> Parser:
     """The parser of the whole command line."""
     from progressive_cascade import __version__
     from progressive_cascade.cli import (
+        calibration,
         dataset,
         demo,
         evaluation,
@@ -67,6 +68,7 @@ def build_parser() -> Parser:
     dataset.add_prepare(commands)
     training.add_train(commands)
     evaluation.add_evaluate(commands)
+    calibration.add_calibrate(commands)
     export.add_export(commands)
     service.add_serve(commands)
     exchange.add_watch(commands)

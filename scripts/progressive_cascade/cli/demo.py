@@ -122,7 +122,8 @@ def add_demo(commands: Any) -> None:
 def run_demo(options: argparse.Namespace) -> None:
     """Phantom, X-rays, reconstruction, score, pictures."""
     from progressive_cascade.evaluation.metrics import evaluate_volume
-    from progressive_cascade.inference.reconstruct import load_cascade, reconstruct
+    from progressive_cascade.inference.expect import expect_error
+    from progressive_cascade.inference.reconstruct import default_checkpoint, load_cascade, reconstruct
     from progressive_cascade.phantom import generate_phantom
     from progressive_cascade.training.data import FIRST_SEEDS
 
@@ -140,13 +141,22 @@ def run_demo(options: argparse.Namespace) -> None:
     print("reconstructing 256³ voxels from two X-rays")
     result = reconstruct(image, beam, network=network)
     scores = evaluate_volume(result.hu, phantom.hu, protocol="native")
-    _write_demo(folder, seed, phantom, result, scores)
+    expected = expect_error(result, beam, network, default_checkpoint())
+    _write_demo(folder, seed, phantom, result, scores, expected)
+    print(expected["text"])
     print(describe_scores(scores, "native"))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(path)
 
 
-def _write_demo(folder: Path, seed: int, phantom: Phantom, result: Reconstruction, scores: Mapping[str, float]) -> None:
+def _write_demo(
+    folder: Path,
+    seed: int,
+    phantom: Phantom,
+    result: Reconstruction,
+    scores: Mapping[str, float],
+    expected: Mapping[str, Any],
+) -> None:
     """All files at once: a demo that is stopped leaves no patient's CT beside another's reconstruction."""
     from progressive_cascade.io import atomic_paths, save_json, save_nifti
     from progressive_cascade.report import comparison_figure, write_page
@@ -157,7 +167,7 @@ def _write_demo(folder: Path, seed: int, phantom: Phantom, result: Reconstructio
         places = dict(zip(targets, temporaries, strict=True))
         save_nifti(phantom.hu, phantom.affine, places["truth"])
         write_xrays(result.image, beam, places["geometry.json"].parent)
-        record = describe_case(result, beam)
+        record = describe_case(result, beam, more={"expected_error": expected})
         fill_case(result, beam, places, record)
         comparison_figure(
             phantom.hu,

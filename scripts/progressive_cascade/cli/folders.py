@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 SUMMARY, INDEX = "summary.csv", "index.html"
 """What tells of a folder's pairs, in its output."""
-_COLUMNS: tuple[str, ...] = ("case", "status", "intensities", "agreement_db", "assumptions", "warnings", "reason")
+_EXPECTED = ("expected_body_mae_hu", "expected_low_hu", "expected_high_hu", "expected_psnr_db")
+_COLUMNS: tuple[str, ...] = (
+    "case",
+    "status",
+    "intensities",
+    "agreement_db",
+    *_EXPECTED,
+    "assumptions",
+    "warnings",
+    "reason",
+)
 _FAILED_EXIT = 2
 
 
@@ -142,9 +152,18 @@ def _described(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "intensities": record.get("intensities", ""),
         "agreement_db": " ".join(f"{score:.1f}" for score in scores.values()),
+        **_expected(record.get("expected_error") or {}),
         "assumptions": len(record.get("assumptions") or ()),
         "warnings": "; ".join(record.get("warnings") or ()),
     }
+
+
+def _expected(errors: Mapping[str, Any]) -> dict[str, str]:
+    """Columns of what error is expected; empty where none is known."""
+    body, psnr = errors.get("body_mae_hu"), errors.get("psnr_3d_db")
+    numbers = [None] * 3 if body is None else [body["value"], *body["interval"]]
+    said = ["" if number is None else f"{number:.0f}" for number in numbers]
+    return dict(zip(_EXPECTED, [*said, "" if psnr is None else f"{psnr['value']:.1f}"], strict=True))
 
 
 def _write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
@@ -164,7 +183,10 @@ def _write_summary(rows: list[dict[str, Any]], folder: Path) -> None:
             "page": page if (page := folder / f"{row['case']}.html").is_file() else None,
             "warnings": [line for line in row["warnings"].split("; ") if line],
             "error": row["reason"],
-            **{name: row[name] for name in ("status", "intensities", "agreement_db", "assumptions")},
+            **{
+                name: row[name]
+                for name in ("status", "intensities", "agreement_db", "expected_body_mae_hu", "assumptions")
+            },
         }
         for row in rows
     ]

@@ -128,6 +128,7 @@ def build_case(
 
 def _case_sigma(case: ReportCase) -> np.ndarray | None:
     """Sigma of a case whose radiographs are known and whose weights are those sigma was calibrated with."""
+    from progressive_cascade.inference.expect import recalibrated
     from progressive_cascade.inference.reconstruct import Reconstruction
     from progressive_cascade.inference.uncertainty import default_uncertainty, load_uncertainty, predict_sigma
 
@@ -146,4 +147,4 @@ def _case_sigma(case: ReportCase) -> np.ndarray | None:
         image=case.radiographs,
         calibrated=bool(case.record.get("calibrated", True)),
     )
-    return predict_sigma(result, case.beam, head)
+    return recalibrated(predict_sigma(result, case.beam, head), case.hu, str(used))

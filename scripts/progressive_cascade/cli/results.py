@@ -158,7 +158,8 @@ def write_case(
         places = dict(zip(fixed, [*temporaries[: len(others)], temporaries[-1]], strict=True))
         fill_case(result, beam, places, record)
         if head is not None:
-            write_uncertainty(result, beam, head=head, output=places["sigma"], **identity)
+            weights = record["checkpoint"]["sha256"]
+            write_uncertainty(result, beam, head=head, output=places["sigma"], weights=weights, **identity)
         if slices:
             _write_dicom(result, temporaries[len(others)], multiframe=files.multiframe, **identity)
         if files.page is not None:
@@ -204,6 +205,7 @@ def write_uncertainty(
     *,
     head: UncertaintyHead,
     output: Path,
+    weights: str = "",
     sources: Sequence[Path] = (),
     keep_identity: bool = False,
 ) -> None:
@@ -214,14 +216,16 @@ def write_uncertainty(
         beam: the geometry of its radiographs.
         head: network of :func:`progressive_cascade.inference.uncertainty.load_uncertainty`.
         output: a NIfTI file, or ``.dcm`` for a parametric map.
+        weights: SHA-256 of the cascade's; sigma is recalibrated by tissue for those it was done for.
         sources: the radiographs' files, for the latter.
         keep_identity: whether the latter names their patient.
     """
     from progressive_cascade.export.dicom_objects import write_dicom_sigma
+    from progressive_cascade.inference.expect import recalibrated
     from progressive_cascade.inference.uncertainty import predict_sigma
     from progressive_cascade.io import save_nifti
 
-    sigma = predict_sigma(result, beam, head).round().clip(1, 32767)
+    sigma = recalibrated(predict_sigma(result, beam, head), result.hu, weights).round().clip(1, 32767)
     if output.suffix == ".dcm":
         identity = {"sources": sources, "keep_identity": keep_identity}
         write_dicom_sigma(sigma, result.hu, result.affine, output, **identity)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def first_look(
     weights = None if weights is None else mirror_pictures(weights, beam)
     both = [image, np.ones_like(image) if weights is None else weights]
     images, shown = (np.stack((one, _mirrored(one))) if mirrored else one[None] for one in both)
-    explained, measured, covered = _explain(network, images, seen_as, calibrated=calibrated, weights=shown)
+    _, explained, measured, covered = explain_pairs(network, images, seen_as, calibrated=calibrated, weights=shown)
     every = zip(explained, measured, covered, strict=True)
     scores = [_agreement(*views, beam, calibrated=calibrated) for views in every]
     return FirstLook(
@@ -167,22 +168,47 @@ def _mirrored(views: np.ndarray) -> np.ndarray:
     return np.concatenate((views[:1, :, ::-1], views[1:]))
 
 
-def _explain(
+class Explained(NamedTuple):
+    """What the first stage alone makes of pairs.
+
+    Attributes:
+        unit: its volumes (b, 1, g, g, g) in [0, 1], before data consistency.
+        explained: their line integrals (b, view, 2 g, 2 g).
+        measured: the radiographs, of the same shape.
+        covered: where these show the patient, bool.
+    """
+
+    unit: Tensor
+    explained: np.ndarray
+    measured: np.ndarray
+    covered: np.ndarray
+
+
+def explain_pairs(
     network: ProgressiveCascade, images: np.ndarray, beam: ConeBeam, *, calibrated: bool, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stage 1's re-projections of images (b, view, rows, cols), the images at their size, and where they count."""
+) -> Explained:
+    """Stage 1's volumes of pairs, and what they explain, at two pixels per voxel.
+
+    Args:
+        network: a cascade of any stage.
+        images: as the network reads them (b, view, rows, cols).
+        beam: their geometry, for the network.
+        calibrated: whether they are true line integrals.
+        weights: of the pixels, of the images' shape.
+    """
     device = network.projection_matrices.device
     given, seen = (torch.as_tensor(one, dtype=torch.float32, device=device) for one in (images, weights))
     b, grid = len(given), network.image_size // 8
     matrices = torch.as_tensor(beam.at((0.0, 0.0, 0.0)).projection_matrices(), dtype=torch.float32, device=device)
     matrices = mirror_matrices(matrices[None], beam).expand(b, -1, -1, -1)
     with torch.inference_mode():
-        mu = _first_attenuation(network, given, matrices, seen, torch.full((b,), float(calibrated), device=device))
+        unit = _first_volume(network, given, matrices, seen, torch.full((b,), float(calibrated), device=device))
         small, places = shrink_radiographs(given, matrices, 2 * grid, seen)
         covered = F.interpolate(seen, small.shape[2:], mode="area") > 0.5
         affine = torch.as_tensor(volume_affine((grid, grid, grid), EXTENT / grid))
+        mu = network.stages[0].consistency.to_mu(unit)  # pyright: ignore
         explained = project(mu, places, affine[None].expand(b, -1, -1), (small.shape[2], small.shape[3]))
-    return explained.cpu().numpy(), small.cpu().numpy(), covered.cpu().numpy()
+    return Explained(unit, explained.cpu().numpy(), small.cpu().numpy(), covered.cpu().numpy())
 
 
 def _agreement(
@@ -201,10 +227,8 @@ def _slice_difference(explained: np.ndarray, measured: np.ndarray, covered: np.n
     return slice_difference(np.stack([_toned(*view) for view in views]), covered.astype(np.float32))
 
 
-def _first_attenuation(
-    network: ProgressiveCascade, image: Tensor, matrices: Tensor, seen: Tensor, flag: Tensor
-) -> Tensor:
-    """The first stage's attenuation [1/mm], before data consistency."""
+def _first_volume(network: ProgressiveCascade, image: Tensor, matrices: Tensor, seen: Tensor, flag: Tensor) -> Tensor:
+    """The first stage's volume in [0, 1], before data consistency."""
     stage, grid = network.stages[0], network.image_size // 8
     levels, tokens = image, image
     if network.xray is not None:
@@ -212,7 +236,7 @@ def _first_attenuation(
         levels, tokens = features.coarse, features.tokens
     volume = torch.full([len(image), 1, grid, grid, grid], network.start_value, device=image.device)
     context = stage.context(volume, levels, tokens, image, matrices, flag, seen)  # pyright: ignore[reportCallIssue]
-    return stage.consistency.to_mu(stage(volume, [0, 0, 0], context))  # pyright: ignore
+    return stage(volume, [0, 0, 0], context)  # pyright: ignore
 
 
 def _toned(view: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:

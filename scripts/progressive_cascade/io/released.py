@@ -19,6 +19,8 @@ from progressive_cascade.io.files import atomic_path
 
 MANIFEST = Path(__file__).with_name("weights.sha256")
 """One line for each file of the bundle's `models`: hash, two spaces, name."""
+RELEASED = ("*.pt", "trust.json")
+"""Files of the bundle's `models` that are released: weights, and the calibration of the expected error."""
 OWN = "own.sha256"
 """Beside weights that were trained where shipped ones lie: their hashes, in the same format."""
 RETIRED = frozenset(
@@ -127,7 +129,7 @@ def write_manifest(models: Path) -> None:
     Raises:
         UserError: where there are none.
     """
-    hashes = {path.name: file_hash(path) for path in sorted(models.glob("*.pt"))}
+    hashes = {path.name: file_hash(path) for pattern in RELEASED for path in sorted(models.glob(pattern))}
     if not hashes:
         raise UserError(f"models must be a folder of weights, got none in {models}")
     with atomic_path(MANIFEST) as temporary:

@@ -27,6 +27,7 @@ from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.io import atomic_paths
 from progressive_cascade.report import wording
 from progressive_cascade.report.embedding import VOLUME_BUDGET, embed, embed_volumes, shrink
+from progressive_cascade.report.expected import expected_cards, expected_sections
 from progressive_cascade.report.figures import comparison_figure, volume_figure
 from progressive_cascade.report.stills import films, picture_address
 
@@ -137,7 +138,7 @@ def render_page(case: ReportCase) -> str:
         sigma_max=sigma_max,
         difference_limit=DIFFERENCE_LIMIT_HU,
         films=films(case.beam, case.reprojected, case.radiographs),
-        cards=wording.cards(case.record, *_on_sigma_grid(case, sigma)),
+        cards=[*expected_cards(case.record), *wording.cards(case.record, *_on_sigma_grid(case, sigma))],
         stills=_stills(case),
         sections=_sections(case),
         record=json.dumps(case.record, indent=2, ensure_ascii=False, default=str),
@@ -237,8 +238,9 @@ def _sections(case: ReportCase) -> list[dict[str, Any]]:
         text = "The true CT of this patient is known. These numbers say how close the reconstruction comes to it."
         sections.append(wording.Section("Against the true CT", "scores", [text], rows=rows))
     else:
-        text = "The true CT of this patient is not known here: nothing on this page can say how close this one is."
+        text = "The true CT of this patient is not known here: how close this one is can be expected, not measured."
         sections.append(wording.Section("Scores", "scores", [text]))
+    sections += expected_sections(record)
     measured = wording.clinical_rows(record)
     if measured:
         text = (

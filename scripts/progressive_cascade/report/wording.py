@@ -163,7 +163,7 @@ def cards(record: Mapping[str, Any], sigma: np.ndarray | None, hu: np.ndarray) -
     if sigma is not None and (hu > BODY_HU).any():
         inside = sigma[hu > BODY_HU]
         value = f"± {np.sqrt(np.mean(np.square(inside, dtype=np.float64))):.0f} HU"
-        found.append(Row("Expected error inside the body", value, _SIGMA))
+        found.append(Row("Standard deviation inside the body", value, _SIGMA))
     return found
 
 

@@ -20,6 +20,7 @@ from starlette.middleware import Middleware
 
 from progressive_cascade import __version__
 from progressive_cascade.errors import UserError
+from progressive_cascade.io import read_json
 from progressive_cascade.service.guard import Guard
 from progressive_cascade.service.intake import check_json, geometry_arguments, place, unpack_study
 from progressive_cascade.service.metrics import CONTENT_TYPE, Metrics
@@ -104,8 +105,21 @@ class Service:
             "finished": job.finished,
             "before": self.store.num_before(job) if job.state == "queued" else 0,
             "mean_seconds": self.store.mean_seconds(),
+            "expected_error": _expected_error(folder / "ct.json"),
             "links": {"self": place, **{name: f"{place}/{name}" for name in made}},
         }
+
+
+def _expected_error(sidecar: FilePath) -> dict[str, Any] | None:
+    """What error a finished job's CT is expected to have, without the signs it was read from."""
+    if not sidecar.is_file():
+        return None
+    try:
+        record = read_json(sidecar)
+    except UserError:
+        return None
+    found = record.get("expected_error") if isinstance(record, dict) else None
+    return {name: value for name, value in found.items() if name != "signs"} if isinstance(found, dict) else None
 
 
 def _place_all(
