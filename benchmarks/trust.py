@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.without_test:
         return report
     plan = plan_trials(options.dataset, phantoms=2, perturbations=options.test_perturbations, section="test")
-    records, trust = list(trials.collect(plan)), load_trust()
+    records, trust = list(trials.collect(plan[: options.test_trials])), load_trust()
     rows, refused = expect_all(records, trust)
     report["test"] = {"rows": rows, "refused": refused, "errors": summarize(rows)}
     patients = [record for record in records if record["group"] == "test" and not record["undeclared"]]
@@ -76,6 +76,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--perturbations", type=int, default=2, help="of each CT of the calibration")
     parser.add_argument("--trials", type=int, help="the first of the calibration alone")
     parser.add_argument("--test-perturbations", type=int, default=2, help="of each test patient")
+    parser.add_argument("--test-trials", type=int, help="the first of the test patients' alone")
     parser.add_argument("--without-test", action="store_true", help="leave the test patients alone")
     parser.add_argument("--cache", type=Path, default=Path("runs/trust"), help="folder of finished reconstructions")
     parser.add_argument("--device", default="cpu")

@@ -83,7 +83,7 @@ def test_error_without_its_signs_is_left_out_alone() -> None:
     assert "lungs_surface_mm" not in trust.expect(SEEN)
     found = trust.expect({**SEEN, "lung_share": 0.3})
     assert found["lungs_surface_mm"]["unit"] == "mm"
-    assert found["text"].endswith("; borders of the lungs to about 3 mm")
+    assert found["text"].endswith("; borders of the lungs to about 3 mm (2 to 3)")
 
 
 def test_sigma_is_recalibrated_by_the_reconstructions_tissue() -> None:

@@ -197,8 +197,13 @@ def in_words(errors: Mapping[str, Mapping[str, Any]]) -> str:
     error = errors["body_mae_hu"]
     low, high = error["interval"]
     said = f"expect errors of about {error['value']:.0f} HU inside the body ({low:.0f} to {high:.0f} in 9 cases of 10)"
-    borders = [f"{what} to about {errors[key]['value']:.0f}" for key, what in _BORDERS.items() if key in errors]
-    return f"{said}; borders of {' and of '.join(borders)} mm" if borders else said
+    borders = [f"{what} to about {_with_ends(errors[key])}" for key, what in _BORDERS.items() if key in errors]
+    return f"{said}; borders of {' and of '.join(borders)}" if borders else said
+
+
+def _with_ends(error: Mapping[str, Any]) -> str:
+    low, high = error["interval"]
+    return f"{error['value']:.0f} mm ({low:.0f} to {high:.0f})"
 
 
 _LOG = "log of "
