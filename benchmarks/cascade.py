@@ -180,6 +180,7 @@ def batch(samples: Samples, index: Tensor, grid: int) -> tuple[Tensor, dict[str,
         "matrices": samples.matrices[index],
         "affine": torch.as_tensor(volume_affine((grid,) * 3, EXTENT / grid)).float(),
         "calibrated": torch.ones(len(index)),
+        "weights": None,
         "window": None,
     }
 

@@ -68,6 +68,7 @@ def train(patients: Patients, *, steps: int, batch: int, seed: int, scale: str, 
             "matrices": matrices,
             "affine": affine,
             "calibrated": calibrated,
+            "weights": None,
             "window": None,
         }
         with mixed_precision(device):

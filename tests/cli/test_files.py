@@ -35,11 +35,13 @@ INTO_AN_INPUT = {
     "training inside the dataset": ("train", "--dataset", "in", "--output", "in/runs"),
     "evaluation inside its CTs": ("evaluate", "--cts", "archive", "--output", "archive/evaluation"),
     "evaluation inside the dataset": ("evaluate", "--dataset", "in", "--output", "in/evaluation"),
+    "a calibration inside the dataset": ("calibrate", "--dataset", "in", "--output", "in/trust.json"),
     "an export inside the weights": ("export", "--models", "in", "--output", "in/zoo"),
     "a page over the CT it shows": ("report", "in/ct.nii", "--output", "soft.html"),
     "two outputs in one place": ("phantom", "--seed", "1", "--output", "new.nii.gz", "--labels", "./new.nii.gz"),
 }
 OVER_A_FILE = {
+    "calibrate": ("calibrate", "--dataset", "archive", "--output", "in/geometry.json"),
     "demo": ("demo", "--output", "in"),
     "evaluate": ("evaluate", "--phantoms", "1", "--output", "in"),
     "phantom": ("phantom", "--seed", "1", "--output", "in/pa.nii.gz"),

@@ -118,7 +118,10 @@ def test_a_killed_case_is_all_old_or_all_new(tmp_path: Path, monkeypatch: pytest
     def write(hu: int, page: Path | None) -> Callable[[], None]:
         files = CaseFiles(folder / "ct.nii.gz", page, sigma=folder / "sigma.nii.gz", dicom=folder / "series")
         head = object()
-        return lambda: write_case(_result(hu), ConeBeam(), files, record={"hu": hu}, head=head) and None  # type: ignore
+        return lambda: (
+            write_case(_result(hu), ConeBeam(), files, record={"hu": hu, "checkpoint": {"sha256": "0" * 64}}, head=head)
+            and None
+        )  # type: ignore
 
     kept = frozenset({"the user's.txt", "series/notes.txt"})
     _check_every_kill(folder, write(1, folder / "ct.html"), write(2, folder / "ct.html"), kept)

@@ -17,8 +17,8 @@ from progressive_cascade.cli import build_parser, main
 from tests.support.cube import place_coarsely
 from tests.support.planted import IN_A_STUDY, PERSON, found
 
-WITHOUT_PATIENTS = ("check", "demo", "phantom", "export")
-"""Commands that read no patient's file."""
+WITHOUT_PATIENTS = ("check", "demo", "phantom", "export", "calibrate")
+"""Commands that read no patient's file, or what `prepare` wrote alone, where patients go by hashes."""
 ELSEWHERE = {
     "prepare": "tests.ct.test_pseudonyms",
     "train": "tests.training.test_tracking",

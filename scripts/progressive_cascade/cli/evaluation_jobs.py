@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.io import atomic_path
 
 if TYPE_CHECKING:
     from progressive_cascade.evaluation.results import EvaluationReport
@@ -68,7 +69,8 @@ def score_on_cluster(
     alone.mean, alone.cases, alone.output_dir = None, [], report.output_dir.absolute()
     if report.mean is not None:
         mean = alone.output_dir / _MEAN
-        np.save(mean, report.mean)
+        with atomic_path(mean) as temporary, temporary.open("wb") as file:
+            np.save(file, report.mean)
     checkpoint = options.checkpoint and options.checkpoint.absolute()
     try:
         jobs = [CaseJob(item, alone, mean, beam, checkpoint, options.device, options.refine) for item in items]

@@ -29,7 +29,7 @@ from progressive_cascade.inference.architecture import architecture_of
 from progressive_cascade.inference.reconstruct import Reconstruction, load_cascade, reconstruct
 from progressive_cascade.inference.signs import measure_signs
 from progressive_cascade.inference.uncertainty import load_uncertainty, predict_sigma
-from progressive_cascade.io import finite, read_json, save_json
+from progressive_cascade.io import atomic_path, finite, read_json, save_json
 from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.training.cases import Case, load_case
@@ -172,7 +172,8 @@ class Trials:
                 start = time.process_time()
                 record, tally = self._make(trial)
                 self.folder.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(path.with_suffix(".npz"), tally=tally)
+                with atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+                    np.savez_compressed(file, tally=tally)
                 save_json(finite(record), path)
                 error = record["errors"]["body_mae_hu"]
                 spent = f"{time.process_time() - start:.0f} CPU-s"
