@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -75,6 +76,15 @@ def same_path() -> Iterator[None]:
     before = list(sys.path)
     yield
     sys.path[:] = before
+
+
+@pytest.fixture(autouse=True)
+def same_handlers() -> Iterator[None]:
+    """No test leaves a log's handler: its stream is closed with the test, and the next line would be an error."""
+    before = list(logging.root.handlers)
+    yield
+    for handler in [each for each in logging.root.handlers if each not in before]:
+        logging.root.removeHandler(handler)
 
 
 @pytest.fixture
