@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 SQUARE = "²"
 MOST_TERMS = 2
@@ -190,13 +191,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return math.nan
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[places]
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:

@@ -12,7 +12,7 @@ COST_OF_LENGTH = "an error of 2 % costs about 3.4 dB, of 5 % about 7.5 dB, and t
 """What a wrong distance or a wrong spacing costs: rows `error of source_to_isocenter`."""
 COST_OF_SCALE = "without it data consistency is left out, which costs about 0.9 dB"
 """What unknown intensities cost: rows `unknown factor`, 1, calibrated and not."""
-COST_OF_SURROUNDINGS = "left in, they cost 0.5 to 5 dB; left out where nobody is there, 0.03"
+COST_OF_SURROUNDINGS = "with it they cost 0.2 to 3 dB; where nobody is there, leaving it out costs up to 0.1 dB"
 """What is above and below the cube: EXPERIMENTS, the patient beyond the cube."""
 COST_OF_ORIENTATION = "left and right, or front and back, would be exchanged"
 """What a mirrored radiograph costs."""
