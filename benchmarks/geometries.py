@@ -53,6 +53,7 @@ def beams() -> dict[str, ConeBeam]:
         "AP at the bedside": ConeBeam.preset("bedside_ap"),
         "right lateral": replace(stand, views=("pa", "right_lateral")),
         "gain 0.8, told scaled": stand,
+        "gain 1.2, told scaled": stand,
         "display curve": stand,
     }
 
@@ -75,7 +76,8 @@ def measure(item: dict[str, Any], condition: str, weights: Path) -> dict[str, fl
     image = expose(hu, beam, affine=case.affine)[0].numpy()
     known: dict[str, Any] = {"calibrated": True}
     if condition.startswith("gain"):
-        image, known = 0.8 * image, {"calibrated": False, "intensities": "scaled"}
+        factor = float(condition.split()[1].rstrip(","))
+        image, known = factor * image, {"calibrated": False, "intensities": "scaled"}
     if condition == "display curve":
         low, high = np.percentile(image, [0.5, 99.5], axis=(1, 2), keepdims=True)
         shown = np.clip((image - low) / (high - low), 0, 1) ** 0.7

@@ -27,6 +27,7 @@ from progressive_cascade.evaluation.trials import ERRORS, Trials, plan_trials
 from progressive_cascade.evaluation.trust import fit_trust, summarize
 from progressive_cascade.inference.reconstruct import default_checkpoint, wide_checkpoint
 from progressive_cascade.inference.trust import Trust, load_trust
+from progressive_cascade.inference.uncertainty import default_uncertainty
 from progressive_cascade.io import finite, save_json
 from progressive_cascade.io.released import file_hash
 
@@ -51,7 +52,7 @@ def expect_all(records: Sequence[Mapping[str, Any]], trust: Trust) -> tuple[list
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Reconstructs what is left, judges, and returns what the JSON holds."""
-    trials = Trials(default_checkpoint(), wide_checkpoint(), options.cache, options.device)
+    trials = Trials(default_checkpoint(), wide_checkpoint(), default_uncertainty(), options.cache, options.device)
     plan = plan_trials(options.dataset, phantoms=options.phantoms, perturbations=options.perturbations)
     records = list(trials.collect(plan[: options.trials]))
     _, report = fit_trust(records, checkpoints={}, uncertainty="", refine_steps=0)

@@ -108,6 +108,7 @@ def test_simulate_ellipsoid_has_its_thickness(xrays: Path) -> None:
         (("evaluate", "--output", "out"), "needs --dataset DATASET, --cts INPUT or --phantoms N"),
         (("evaluate", "--output", "out", "--phantoms", "2", "--sample-idx", "2"), "--sample-idx must be below"),
         (("calibrate", "--phantoms", "0", "--output", "out.json"), "name --dataset, or --phantoms above 0"),
+        (("calibrate", "--phantoms", "1", "--models", "nowhere"), "--models must name a folder that holds model.pt"),
         (("calibrate", "--output", "out.txt"), "--output must be a file that ends in .json"),
     ],
 )

@@ -13,14 +13,15 @@ from ignite.engine import Engine, Events
 
 from progressive_cascade import ConeBeam
 from progressive_cascade.errors import UserError
-from progressive_cascade.training import exchange as exchange_script
+from progressive_cascade.geometry import GeometryRange
+from progressive_cascade.training import assemble
+from progressive_cascade.training.assemble import with_first_stage
 from progressive_cascade.training.checkpoints import (
     AverageWeights,
     BestCheckpoint,
     HalfPrecisionState,
     load_predecessor,
 )
-from progressive_cascade.training.exchange import exchange_stage
 from progressive_cascade.training.resume import ResumableCheckpoint
 
 
@@ -100,63 +101,62 @@ def test_a_stage_goes_on_from_its_own_checkpoint(small_cascade, tmp_path):
     assert all(torch.equal(value, trained.state_dict()[name]) for name, value in network.state_dict().items())
 
 
-def test_one_stage_is_exchanged_and_no_other(small_cascade, tmp_path):
-    """Stage 1 is the donor's, everything else the cascade's; the donor may have fewer stages."""
-    plain = {"cross_attention": False, "lift_channels": 0}
-    states = []
-    for stage in (2, 1):
-        network = small_cascade(stage=stage, **plain)
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter)
-        states.append(network.state_dict())
-        torch.save(states[-1], tmp_path / f"{stage}.pt")
-    mixed = exchange_stage(tmp_path / "2.pt", 1, tmp_path / "1.pt")
-    assert set(mixed) == set(states[0])
+def _plain(small_cascade, stage, **options):
+    """A cascade without a 2-D encoder, its weights drawn."""
+    network = small_cascade(stage=stage, **{"cross_attention": False, "lift_channels": 0, **options})
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter)
+    return network
+
+
+def test_a_cascade_takes_another_first_stage_and_its_range(small_cascade, tmp_path):
+    """Stage 1 and the geometries it takes are the donor's, later stages the cascade's; the donor may have fewer."""
+    cascade = _plain(small_cascade, 2)
+    donor = _plain(small_cascade, 1, geometry_range=GeometryRange((700.0, 1900.0), (300.0, 430.0), turn=10.0))
+    for name, network in (("cascade", cascade), ("donor", donor)):
+        torch.save(network.state_dict(), tmp_path / f"{name}.pt")
+    mixed = with_first_stage(tmp_path / "cascade.pt", tmp_path / "donor.pt")
+    assert set(mixed) == set(cascade.state_dict())
     for name, value in mixed.items():
-        assert torch.equal(value, states[1 if name.startswith("stages.0.") else 0][name]), name
-    mean = exchange_stage(tmp_path / "2.pt", 1, tmp_path / "1.pt", tmp_path / "2.pt")
-    for name, value in mean.items():
-        torch.testing.assert_close(value, (mixed[name] + states[0][name]) / 2 if value.is_floating_point() else value)
+        origin = donor if name.startswith("stages.0.") or name == "range_values" else cascade
+        assert torch.equal(value, origin.state_dict()[name]), name
+    assert not torch.equal(mixed["range_values"], cascade.state_dict()["range_values"])
 
 
-def test_stages_that_do_not_fit_are_not_exchanged(small_cascade, tmp_path):
-    """A stage that is not there, of another shape or geometry, or that shares a 2-D encoder."""
-    plain = {"cross_attention": False, "lift_channels": 0}
+def test_first_stages_that_do_not_fit_are_refused(small_cascade, tmp_path):
+    """A stage 1 of another shape or geometry, or that shares a 2-D encoder."""
     other = ConeBeam(1000, 1800, (128, 128), (3.36, 3.36))
     networks = {
-        "cascade": small_cascade(stage=2, **plain),
-        "short": small_cascade(stage=1, **plain),
-        "wide": small_cascade(stage=1, unet_channels=((4, 8, 32),) * 3, **plain),
-        "elsewhere": small_cascade(stage=1, geometry=other, **plain),
-        "encoder": small_cascade(stage=2, cross_attention=True, lift_channels=0),
+        "cascade": _plain(small_cascade, 2),
+        "wide": _plain(small_cascade, 1, unet_channels=((4, 8, 32),) * 3),
+        "elsewhere": _plain(small_cascade, 1, geometry=other),
+        "encoder": _plain(small_cascade, 2, cross_attention=True),
     }
     for name, network in networks.items():
         torch.save(network.state_dict(), tmp_path / f"{name}.pt")
-
-    def exchange(stage: int, donor: str, cascade: str = "cascade") -> None:
-        exchange_stage(tmp_path / f"{cascade}.pt", stage, tmp_path / f"{donor}.pt")
-
-    with pytest.raises(UserError, match=r"short\.pt must hold stage 2"):
-        exchange(2, "short")
-    with pytest.raises(UserError, match=r"wide\.pt must have stage 1 of the architecture"):
-        exchange(1, "wide")
-    with pytest.raises(UserError, match=r"elsewhere\.pt must have the geometry"):
-        exchange(1, "elsewhere")
+    for donor, message in (
+        ("wide", r"wide\.pt must have stage 1 of the architecture"),
+        ("elsewhere", r"elsewhere\.pt must have the geometry"),
+        ("encoder", r"encoder\.pt must have no 2-D encoder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            with_first_stage(tmp_path / "cascade.pt", tmp_path / f"{donor}.pt")
     with pytest.raises(UserError, match=r"encoder\.pt must have no 2-D encoder"):
-        exchange(1, "encoder", cascade="encoder")
-    with pytest.raises(ValueError, match="at least one checkpoint"):
-        exchange_stage(tmp_path / "cascade.pt", 1)
+        with_first_stage(tmp_path / "encoder.pt", tmp_path / "cascade.pt")
 
 
-def test_the_script_exchanges_or_says_why_not(small_cascade, tmp_path, capsys):
-    """One file written; a donor that is missing: one line, exit 2, no file."""
-    network = small_cascade(stage=1, cross_attention=False, lift_channels=0)
+def test_assembling_writes_a_whole_cascade_or_nothing(small_cascade, tmp_path, capsys):
+    """One file, equal to what it was made of; of a file that is missing or no cascade: one line, exit 2, no file."""
+    network = _plain(small_cascade, 1)
     torch.save(network.state_dict(), tmp_path / "1.pt")
-    arguments = [str(tmp_path / "1.pt"), "--stage", "1", "--output", str(tmp_path / "new.pt"), "--donor"]
-    assert exchange_script.main([*arguments, str(tmp_path / "none.pt")]) == 2
-    assert "none.pt" in capsys.readouterr().err and not (tmp_path / "new.pt").exists()
-    assert exchange_script.main([*arguments, str(tmp_path / "1.pt")]) == 0
-    written = torch.load(tmp_path / "new.pt", weights_only=True)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    output = tmp_path / "new.pt"
+    for checkpoint in ("none.pt", "other.pt"):
+        assert assemble.main(["--checkpoint", str(tmp_path / checkpoint), "--output", str(output)]) == 2
+        error = capsys.readouterr().err
+        assert checkpoint in error and error.count("\n") == 1 and not output.exists()
+    assert assemble.main(["--checkpoint", str(tmp_path / "1.pt"), "--output", str(output)]) == 0
+    written = torch.load(output, weights_only=True)
     assert all(torch.equal(value, written[name]) for name, value in network.state_dict().items())
 
 

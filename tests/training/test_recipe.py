@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.io.released import released_hashes
+from progressive_cascade.paths import bundle_root
 from progressive_cascade.training.recipe import Record, choose, read_recipe
 
 RECIPE = {
@@ -77,6 +79,28 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, content: object, message: 
     """One line that names the file or the step."""
     with pytest.raises(UserError, match=message):
         read_recipe(_write(tmp_path / "recipe.json", content))
+
+
+def test_the_shipped_recipe_makes_every_released_file() -> None:
+    """Its outputs hold all that is released, and every step needs only what earlier ones made."""
+    made: set[str] = set()
+    for step in read_recipe(bundle_root() / "configs" / "recipe.json"):
+        assert set(step.needs) <= made, step.name
+        made.add(step.output)
+    assert set(released_hashes()) <= made
+
+
+def test_modules_get_what_they_take(tmp_path: Path) -> None:
+    """A cascade is assembled without a dataset; a calibration reads the folder of models."""
+    steps = {step.name: step for step in read_recipe(bundle_root() / "configs" / "recipe.json")}
+    assert steps["any_geometry"].arguments(Path("data"), tmp_path) == [
+        *("--output", str(tmp_path / "any_geometry.pt")),
+        *("--checkpoint", str(tmp_path / "model.pt")),
+        *("--first_stage", str(tmp_path / "any" / "stage1_best.pt")),
+    ]
+    arguments = steps["trust"].arguments(Path("data"), tmp_path)
+    assert arguments[2:6] == ["--dataset", "data", "--models", str(tmp_path)]
+    assert arguments[-2:] == ["--report", str(tmp_path / "trust_report.json")]
 
 
 def test_an_unknown_step_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def _stage_run(step: Any, root: Path, dataset: Path | None, output: Path, overri
 
 
 def _run_module(name: str, arguments: list[str]) -> None:
-    module = importlib.import_module(f"progressive_cascade.training.{name}")
-    if code := module.main(arguments):
+    if name == "calibrate":
+        from progressive_cascade.cli import main
+
+        code = main([name, "--overwrite", *arguments])
+    else:
+        code = importlib.import_module(f"progressive_cascade.training.{name}").main(arguments)
+    if code:
         raise RunError(f"{name} ended with exit code {code}")

@@ -148,15 +148,16 @@ class Trials:
     Args:
         checkpoint: the stand's weights.
         wide: the weights for any geometry, which take what the former do not, and give them a second opinion.
-        cache: folder of the folders, one for each pair of checkpoints.
+        uncertainty: weights of the network of sigma.
+        cache: folder of the folders, one for each such three.
         device: where to reconstruct.
     """
 
-    def __init__(self, checkpoint: Path, wide: Path, cache: Path, device: str = "cpu") -> None:
-        self.folder = cache / f"{file_hash(checkpoint)[:8]}_{file_hash(wide)[:8]}"
+    def __init__(self, checkpoint: Path, wide: Path, uncertainty: Path, cache: Path, device: str = "cpu") -> None:
+        self.folder = cache / "_".join(file_hash(path)[:8] for path in (checkpoint, wide, uncertainty))
         self._networks = {True: load_cascade(checkpoint, device), False: load_cascade(wide, device)}
         self._short = {key: without_last_stage(network) for key, network in self._networks.items()}
-        self._head = load_uncertainty(device=device)
+        self._head = load_uncertainty(uncertainty, device)
         self._known: dict[str, _Known] = {}
 
     def collect(self, trials: Sequence[Trial]) -> Iterator[dict[str, Any]]:

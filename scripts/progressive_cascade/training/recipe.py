@@ -26,7 +26,16 @@ from progressive_cascade.training.identity import code_hashes
 
 RECORD = "recipe_record.json"
 """Where the outputs' folder keeps what was made."""
-_MODULES = ("perceptual", "uncertainty", "orientation")
+_MODULES: dict[str, tuple[str, ...]] = {
+    "perceptual": ("dataset",),
+    "uncertainty": ("dataset",),
+    "orientation": ("dataset",),
+    "assemble": (),
+    "calibrate": ("dataset",),
+}
+"""What else a step can run, and what of the recipe's own arguments it takes beside ``output``."""
+_PATHS = frozenset({"checkpoint", "first_stage", "cache", "models", "report"})
+"""Arguments of modules that name places in the folder of models."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Step:
         name: of the step.
         output: the file it makes, relative to the folder of models.
         stage: which stage's workflow it runs, or None.
-        module: which module of :mod:`progressive_cascade.training` it runs, or None.
+        module: which module of :mod:`progressive_cascade.training` it runs, or the command ``calibrate``, or None.
         preset: of the stage's config, or None.
         settings: overrides of the stage's config, or the module's arguments by name.
         needs: files of the folder of models that earlier steps make.
@@ -63,12 +72,12 @@ class Step:
 
     def arguments(self, dataset: Path | None, models: Path) -> list[str]:
         """The command line of a module's step."""
-        given = {"output": models / self.output, **({} if dataset is None else {"dataset": dataset}), **self.settings}
-        paths = {"checkpoint", "cache"}
+        data = {} if dataset is None or "dataset" not in _MODULES[str(self.module)] else {"dataset": dataset}
+        given = {"output": models / self.output, **data, **self.settings}
         return [
             part
             for name, value in given.items()
-            for part in (f"--{name}", str(models / value if name in paths else value))
+            for part in (f"--{name}", str(models / value if name in _PATHS else value))
         ]
 
 
