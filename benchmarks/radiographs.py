@@ -110,11 +110,11 @@ def _volume(network: ProgressiveCascade, image: np.ndarray, *, calibrated: bool,
 
 
 def measure_reading(network: ProgressiveCascade) -> list[dict[str, Any]]:
-    """A row per form: the least of two runs, one thread."""
+    """A row per form: the least of two runs, one thread; and how far the pair is from the uncompressed one."""
     made = generate_phantom(3, shape=_SHAPE, spacing=5.6)
     mu, beam = hu_to_mu(torch.as_tensor(made.hu, dtype=torch.float32)[None, None]), ConeBeam()
     image = line_integrals(mu, beam, affine=volume_affine(_SHAPE, 5.6))[0].numpy()
-    rows = []
+    rows, plain = [], None
     with TemporaryDirectory() as folder:
         for form, frontal, lateral in write_large(image, Path(folder)):
             runs = []
@@ -122,11 +122,14 @@ def measure_reading(network: ProgressiveCascade) -> list[dict[str, Any]]:
                 start = time.process_time()
                 read = (read_radiograph(frontal), read_radiograph(lateral))
                 decoded = time.process_time()
-                assemble_pair(*read, model=model_of(network))
+                pair = assemble_pair(*read, model=model_of(network))
                 runs.append((time.process_time() - start, decoded - start))
             seconds, decoding = min(runs)
             size = (frontal.stat().st_size + lateral.stat().st_size) / 1e6
             rows.append({"form": form, "seconds": seconds, "decoding": decoding, "megabytes": size})
+            plain = pair.image if form == "DICOM, uncompressed" else plain
+            if plain is not None:
+                rows[-1]["rms_difference"] = float(np.sqrt(np.mean((pair.image - plain) ** 2)))
             print(rows[-1], flush=True)
     return rows
 

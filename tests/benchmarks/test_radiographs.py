@@ -75,13 +75,15 @@ def test_tables_show_every_row() -> None:
     report = {
         "forms": [{**form, "form": "NIfTI, way 1 of 8"}, {**form, "form": "CR"}],
         "orientation": {"confusion": confusion.tolist()},
-        "reading": [{"form": "DICOM, RLE", "seconds": 1.26, "decoding": 0.51, "megabytes": 30.2}],
+        "reading": [
+            {"form": "DICOM, RLE", "seconds": 1.26, "decoding": 0.5, "megabytes": 30.2, "rms_difference": 1e-3}
+        ],
         "pairs": [pair, {**pair, "notes": ["turned"], "kind": "turned"}],
     }
     texts = {name: "\n".join(table(report)) for name, table in RADIOGRAPH_TABLES.items()}
     assert "| CR | display | 0.50 | -0.10 | 0.2 |" in texts["radiographs forms"]
     assert "| frontal | 245 | 98.0 % | 2.0 % |" in texts["radiographs orientation"]
-    assert "| DICOM, RLE | 30 | 0.5 | 1.3 |" in texts["radiographs reading"]
+    assert "| DICOM, RLE | 30 | 0.5 | 1.3 | 0.0010 |" in texts["radiographs reading"]
     assert "as one answer 100.0 % (99.2 to 100.0) are right" in texts["radiographs orientation"]
     assert "| turned |" in texts["radiographs pairs"] and "1 of 1" in texts["radiographs pairs"]
     assert "| all that are wrong | 1 of 1 | – | 1 of 1 | – | 100.0 % (20.7 to 100.0) |" in texts["radiographs pairs"]

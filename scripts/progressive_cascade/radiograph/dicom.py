@@ -23,6 +23,7 @@ from progressive_cascade.radiograph.dicom_detector import (
     read_pixel_spacing,
     read_view,
 )
+from progressive_cascade.radiograph.dicom_halved import decode_halved
 from progressive_cascade.radiograph.dicom_shutters import shutter_mask
 from progressive_cascade.radiograph.dicom_tags import DicomHeader
 from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size, parse_directions
@@ -46,7 +47,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dicom(path: Path) -> Radiograph:
-    """Reads a DICOM radiograph.
+    """Reads a DICOM radiograph; a large one in JPEG 2000 without its finest details, see :mod:`.dicom_halved`.
 
     Args:
         path: the file.
@@ -69,8 +70,9 @@ def read_dicom(path: Path) -> Radiograph:
     check_stored_pixels(path, str(path))
     try:
         dataset = pydicom.dcmread(path)
+        halved = decode_halved(dataset)
         _choose_decoder(dataset)
-        stored = np.asarray(dataset.pixel_array)
+        stored = np.asarray(dataset.pixel_array) if halved is None else halved
     except Exception as error:  # decoders raise whatever their libraries do
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:160]
         raise UserError(f"{path} must have pixels that can be decoded, got: {reason}") from error
