@@ -26,7 +26,7 @@ LONG := $(addprefix benchmarks/,archives.py cascade.py geometries.py gpu.py refi
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
 
-.PHONY: help demo quick test coverage lint bench gpu weights ablation results tables refine robustness trust uncertainty soak soak-service fuzz lock sbom image-check clean
+.PHONY: help demo quick test laws kernels types coverage lint bench gpu weights ablation results tables refine robustness trust uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -55,8 +55,21 @@ help:
 demo: .venv/.installed
 	$(BIN)/progressive-cascade demo --output $(OUTPUT)
 
-test: lint
+# Types are checked on one core while the other compiles, and begins to test.
+test: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	+@$(MAKE) --no-print-directory -j2 types laws
+
+laws: kernels
 	$(TEST_THREADS) $(BIN)/python -m pytest $(SHARED)
+
+# Once for all processes of the suite.
+kernels: .venv/.installed-test
+	$(TEST_THREADS) $(BIN)/python -m tests.support.numba_cache
+
+types: .venv/.installed-test
+	$(BIN)/pyright
 
 coverage: .venv/.installed-test
 	$(TEST_THREADS) $(BIN)/python -m pytest -q $(SHARED) --cov --cov-report=term:skip-covered $(if $(SUBSET),--cov-fail-under=0) $(SUBSET)

@@ -27,10 +27,12 @@ from projectors.ellipsoids import EXTENT, Ellipsoids, cached, exact_line_integra
 OURS = [name for name in peers.BUILDERS if name.startswith("ours")]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """Keeps phantoms of the tests out of the system's temporary folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture(autouse=True, scope="module")
+def _own_cache(tmp_path_factory):
+    """Keeps phantoms of the tests out of the system's temporary folder, and each of them from one test to the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("phantoms")))
+        yield
 
 
 def _ellipsoids(seed: int) -> Ellipsoids:

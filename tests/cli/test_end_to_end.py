@@ -94,7 +94,7 @@ def test_marker_is_where_it_belongs_in_both_xrays(patient: Path) -> None:
 def test_marker_stays_on_the_patients_left_in_every_reader(patient: Path, sample, name: str) -> None:
     """nibabel and SimpleITK find what the ball added where it stands, and little of it on the other side.
 
-    (itk, which takes half a minute to load: tests/export/test_dicom_objects.py.)
+    (itk, which takes long to load: tests/export/test_dicom_objects.py.)
     """
     added, mirrored = (
         sample(patient / name, point) - sample(patient / "without" / name, point) for point in (MARKER, MIRROR)

@@ -18,6 +18,7 @@ from progressive_cascade.export.dicom import write_dicom_series
 from progressive_cascade.export.dicom_objects import write_dicom_multiframe, write_dicom_sigma
 from progressive_cascade.io import save_nifti
 from tests.export.test_dicom import AFFINE, _hu, _radiograph, _to_ras
+from tests.support.itk_readers import load_itk
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -80,7 +81,7 @@ def _simpleitk(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    itk = pytest.importorskip("itk")
+    itk = load_itk()
     image = itk.imread(str(path))
     turn = itk.array_from_matrix(image.GetDirection())
     return itk.array_from_image(image).T, _affine(turn, image.GetSpacing(), image.GetOrigin())
