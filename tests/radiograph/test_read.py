@@ -12,6 +12,7 @@ from PIL import Image
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_json
+from progressive_cascade.radiograph.picture_data import load_whole
 from progressive_cascade.radiograph.read import read_radiograph
 from tests.support.dicom_files import code
 from tests.support.packed_dicom import LOSSLESS, LOSSY, pack
@@ -207,3 +208,19 @@ def test_identity_affine_says_nothing(frontal: np.ndarray, tmp_path: Path):
     nib.save(nib.Nifti1Image(frontal.T[..., None].astype(np.float32), np.eye(4)), tmp_path / "a.nii.gz")
     one = read_radiograph(tmp_path / "a.nii.gz")
     assert one.directions is None and one.spacing is None and one.meaning == "line_integral"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_png_is_the_picture_that_pillow_reads(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch):
+    """With what is said beside the data, and whether these are held or read again."""
+    random, path = np.random.default_rng(0), tmp_path / "a.png"
+    levels = Image.fromarray(random.integers(0, 256, (99, 77, 4), dtype=np.uint8), "RGBA")
+    levels.convert(mode).save(path, transparency=3 if mode == "P" else None, dpi=(120, 120))
+    for most in (1 << 28, 0):
+        monkeypatch.setattr("progressive_cascade.radiograph.picture_data._MOST_STORED", most)
+        with Image.open(path) as image:
+            found = load_whole(image, path)
+        with Image.open(path) as expected:
+            expected.load()
+            assert (found.mode, found.info) == (expected.mode, expected.info)
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))

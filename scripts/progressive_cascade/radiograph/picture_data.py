@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _BLOCK = 1 << 20
+# Larger data are inflated twice, a block after the other, rather than held.
+_MOST_STORED = 1 << 28
 # libjpeg fills up with blocks of this level; the bits that pad the last byte may make a few blocks before them.
 _JPEG_FILL = 128
 _MAX_ROWS = 65535
 # Columns, rows, and steps of the seven passes of an interlaced PNG (PNG 8.2): x0, y0, dx, dy.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_DATA = b"IDAT"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # TIFF 6.0: tags, and compressions without loss.
 _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _COUNTS = 258, 259, 273, 277, 278, 279
@@ -49,7 +52,7 @@ def load_whole(image: Image.Image, path: Path) -> Image.Image:
     if image.format == "JPEG":
         return _load_jpeg(image, path)
     if image.format == "PNG":
-        _check_png(path)
+        return _load_png(image, path)
     if image.format == "TIFF":
         _check_tiff(image, path)
     image.load()
@@ -65,38 +68,72 @@ def _amount(held: int, promised: int) -> str:
     return f"{held}" if held < promised else "more"
 
 
-def _inflated(pieces: Iterable[bytes], limit: int) -> int:
-    """How many bytes pieces of deflated data hold, counted to one more than the limit."""
+def _inflated(pieces: Iterable[bytes | memoryview], limit: int) -> Iterator[bytes]:
+    """Blocks of what pieces of deflated data hold, up to one byte more than the limit."""
     inflate, held = zlib.decompressobj(), 0
     for piece in pieces:
         while piece and held <= limit:
-            held += len(inflate.decompress(piece, min(_BLOCK, limit + 1 - held)))
+            block = inflate.decompress(piece, min(_BLOCK, limit + 1 - held))
+            held += len(block)
+            yield block
             piece = inflate.unconsumed_tail
-    return held
 
 
-def _check_png(path: Path) -> None:
-    with open(path, "rb") as stream:
-        stream.seek(16)
-        cols, rows, bits, kind, _, _, is_interlaced = struct.unpack(">IIBBBBB", stream.read(13))
-        row_bits = bits * _PNG_CHANNELS[kind]
-        promised, row = 0, 1 + -(-cols * row_bits // 8)
-        for x, y, dx, dy in _PASSES if is_interlaced else ((0, 0, 1, 1),):
-            width, height = -(-max(cols - x, 0) // dx), -(-max(rows - y, 0) // dy)
-            promised += height * (1 + -(-width * row_bits // 8)) if width else 0
-        stream.seek(8)
-        _check(path, promised, _inflated(_png_data(stream), promised + row), play=row - 1)
+def _load_png(image: Image.Image, path: Path) -> Image.Image:
+    """Inflates the data once: Pillow is given them stored, so that it has next to nothing to inflate."""
+    from PIL import Image
+
+    content = path.read_bytes()
+    promised, row = _size_in_png(content)
+    large = promised > _MOST_STORED
+    deflate, stored, held = zlib.compressobj(0), [], 0
+    for block in _inflated((data for name, data in _chunks(content) if name == _DATA), promised + row):
+        held += len(block)
+        if not large:
+            stored.append(deflate.compress(block))
+    _check(path, promised, held, play=row - 1)
+    if large:
+        image.load()
+        return image
+    with Image.open(io.BytesIO(_with_data(content, [*stored, deflate.flush()]))) as again:
+        again.load()
+        return again
 
 
-def _png_data(stream: io.BufferedReader) -> Iterator[bytes]:
-    while len(head := stream.read(8)) == 8:
-        length, name = struct.unpack(">I4s", head)
-        after = stream.tell() + length + 4
-        if name == b"IDAT":
-            while length > 0 and (piece := stream.read(min(length, _BLOCK))):
-                length -= len(piece)
-                yield piece
-        stream.seek(after)
+def _size_in_png(content: bytes) -> tuple[int, int]:
+    """Bytes of all rows (PNG 7.2), of each a byte that tells its filter; and of the widest."""
+    cols, rows, bits, kind, _, _, is_interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    row_bits = bits * _PNG_CHANNELS[kind]
+    promised = 0
+    for x, y, dx, dy in _PASSES if is_interlaced else ((0, 0, 1, 1),):
+        width, height = -(-max(cols - x, 0) // dx), -(-max(rows - y, 0) // dy)
+        promised += height * (1 + -(-width * row_bits // 8)) if width else 0
+    return promised, 1 + -(-cols * row_bits // 8)
+
+
+def _chunks(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Names and data of a PNG's chunks."""
+    view, place = memoryview(content), 8
+    while place + 8 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, place)
+        yield name, view[place + 8 : place + 8 + length]
+        place += length + 12
+
+
+def _with_data(content: bytes, pieces: Iterable[bytes]) -> bytes:
+    """A PNG with other data in the place of its own."""
+    found, is_open = [content[:8]], True
+    for name, data in _chunks(content):
+        if name != _DATA:
+            found += _chunk(name, data)
+        elif is_open:
+            is_open = False
+            found += _chunk(name, b"".join(pieces))
+    return b"".join(found)
+
+
+def _chunk(name: bytes, data: bytes | memoryview) -> list[bytes | memoryview]:
+    return [struct.pack(">I4s", len(data), name), data, struct.pack(">I", zlib.crc32(data, zlib.crc32(name)))]
 
 
 def _check_tiff(image: Image.Image, path: Path) -> None:
@@ -117,7 +154,8 @@ def _check_tiff(image: Image.Image, path: Path) -> None:
     if compression in _DEFLATE and len(counts) == 1:
         with open(path, "rb") as stream:
             stream.seek(offsets[0])
-            _check(path, row * image.height, _inflated([stream.read(counts[0])], row * image.height))
+            held = sum(map(len, _inflated([stream.read(counts[0])], row * image.height)))
+            _check(path, row * image.height, held)
 
 
 def _load_jpeg(image: Image.Image, path: Path) -> Image.Image:
