@@ -35,29 +35,49 @@ SMALL = {
 LONGEST = (
     "test_end_to_end",
     "test_devices",
-    "test_results_script",
     "test_benchmarks",
     "test_faults",
-    "test_uses",
     "test_multi_gpu",
     "test_programs",
-    "test_configs",
-    "test_poses",
+    "test_uses",
     "test_resume",
+    "test_poses",
+    "test_reconstruct",
+    "test_evaluate",
     "test_settings",
     "test_fuzzing",
-    "test_reconstruct",
+    "test_results_script",
     "test_gpu",
-    "test_dicom_objects",
+    "test_folders_killed",
+    "test_page",
+    "test_killed",
+    "test_configs",
+    "test_survival",
+    "test_named_nowhere",
+    "test_services_name_nobody",
+    "test_placement",
+    "test_prepare",
+    "test_geometry_range",
     "test_awkward_series",
+    "test_dicom_objects",
+    "test_packaging",
+    "test_simulate",
+    "test_expected_error",
+    "test_folders",
 )
-"""Files of tests that take longest, half a minute and more: begun first, no core waits for another at the end."""
+"""Files of tests that take longest, ten seconds and more: begun first, no core waits for another at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, the others in their order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: a test that waits for others to answer leaves its core idle."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
 THREADS = torch.get_num_threads()

@@ -18,6 +18,7 @@ from progressive_cascade.ct.placement import PreparedCase, prepare_case
 from progressive_cascade.geometry import load_geometry
 from progressive_cascade.io import save_nifti
 from progressive_cascade.phantom import generate_phantom
+from tests.support.cube import place_coarsely
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 ORIGIN = np.array([40.0, -25.0, 700.0])
@@ -38,12 +39,12 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ball.
     """
     folder = tmp_path_factory.mktemp("patient")
-    phantom = generate_phantom(2_000_100, shape=(128, 128, 128), spacing=2.8)
+    phantom = generate_phantom(2_000_100, shape=(64, 64, 64), spacing=5.6)
     affine = phantom.affine.copy()
     affine[:3, 3] += ORIGIN
     world = np.stack(np.indices(phantom.hu.shape), -1) @ affine[:3, :3].T + affine[:3, 3]
     hu = np.where(np.linalg.norm(world - MARKER, axis=-1) < RADIUS, 900, phantom.hu).astype(np.int16)
-    flipped = affine @ np.array([[-1.0, 0, 0, 127], [0, -1, 0, 127], [0, 0, 1, 0], [0, 0, 0, 1]])
+    flipped = affine @ np.array([[-1.0, 0, 0, 63], [0, -1, 0, 63], [0, 0, 1, 0], [0, 0, 0, 1]])
     _simulate_and_reconstruct(hu[::-1, ::-1], flipped, folder)
     _simulate_and_reconstruct(phantom.hu[::-1, ::-1], flipped, folder / "without", *SECOND_STAGE)
     return folder
@@ -51,7 +52,9 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _simulate_and_reconstruct(hu: np.ndarray, affine: np.ndarray, folder: Path, *options: str) -> None:
     save_nifti(np.ascontiguousarray(hu), affine, folder / "ct.nii.gz")
-    assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        place_coarsely(patch, 64)
+        assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
     arguments = ["--pa", "pa.nii.gz", "--lateral", "lateral.nii.gz", "--geometry", "geometry.json"]
     paths = [str(folder / "xrays" / item) if "." in item else item for item in arguments]
     output = str(folder / "reconstruction.nii.gz")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy.ndimage import gaussian_filter
 
 from progressive_cascade.report.diagrams import Curve, Diagram
 from progressive_cascade.report.drawing import central_planes, film_values
@@ -70,6 +71,13 @@ def test_film_values_keep_a_constant() -> None:
     """Unsharp masking leaves an image without detail as it is."""
     image = np.full((40, 40), 3.0, np.float32)
     np.testing.assert_allclose(film_values(image), image, atol=1e-5)
+
+
+def test_film_values_are_an_unsharp_mask() -> None:
+    """By scipy's Gaussians of 3 % and 8 % of the width, mirrored at the borders, also of an image that is no square."""
+    image = np.random.default_rng(0).uniform(0, 6, (48, 80)).astype(np.float32)
+    details = [gain * (image - gaussian_filter(image, width * 80)) for width, gain in ((0.03, 0.8), (0.08, 0.4))]
+    np.testing.assert_allclose(film_values(image), image + sum(details), atol=1e-5)
 
 
 def test_film_values_are_linear() -> None:

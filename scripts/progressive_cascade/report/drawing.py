@@ -6,6 +6,7 @@ matplotlib is imported where it is drawn with, because `import progressive_casca
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -223,11 +224,20 @@ def film_values(image: np.ndarray) -> np.ndarray:
     Returns:
         Display values, same shape; for the eye, not for measurement.
     """
-    from scipy.ndimage import gaussian_filter
-
     image = np.asarray(image, dtype=np.float32)
-    details = (gain * (image - gaussian_filter(image, width * image.shape[1])) for width, gain in _FILM_BANDS)
-    return image + sum(details)
+    rows, cols = image.shape
+    film = image.copy()
+    for width, gain in _FILM_BANDS:
+        film += gain * (image - _smoothing(rows, width * cols) @ image @ _smoothing(cols, width * cols).T)
+    return film
+
+
+@functools.lru_cache(maxsize=8)
+def _smoothing(size: int, sigma: float) -> np.ndarray:
+    """A Gaussian along a line mirrored at its ends, (size, size): at widths of many pixels faster than its taps."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(np.eye(size, dtype=np.float32), sigma, axis=0)
 
 
 def diverging_colors() -> Colormap:
