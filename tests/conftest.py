@@ -52,6 +52,10 @@ LONGEST = (
     "test_page",
     "test_killed",
     "test_configs",
+    "test_clinical",
+    "test_dicom",
+    "test_phantom",
+    "test_transforms",
     "test_survival",
     "test_named_nowhere",
     "test_services_name_nobody",
@@ -64,6 +68,10 @@ LONGEST = (
     "test_simulate",
     "test_expected_error",
     "test_folders",
+    "test_growth",
+    "test_uncertainty",
+    "test_layers",
+    "test_tracking",
 )
 """Files of tests that take longest, ten seconds and more: begun first, no core waits for another at the end."""
 
