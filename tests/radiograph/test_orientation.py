@@ -14,6 +14,7 @@ from progressive_cascade.radiograph import orientation
 from progressive_cascade.radiograph.orientation import OrientationNet, as_picture, copies, look_at
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.upright import make_upright
+from progressive_cascade.training import orientation as training
 from progressive_cascade.training.orientation import accuracy, train_orientation, vary
 from tests.support.radiographs import grey, phantom_pair
 
@@ -94,3 +95,29 @@ def test_training_learns_two_pictures():
     assert vary(images, torch.Generator().manual_seed(0)).shape == (2, 1, 64, 64)
     network = train_orientation(images, kinds, steps=30, batch_size=4)
     assert accuracy(network, images, kinds, repeats=8) > 0.3
+
+
+def test_cut_field_leaves_air_outside():
+    """Every column of voxels is kept whole or is air, and the middle is kept."""
+    hu = np.random.default_rng(0).integers(-1000, 1000, (64, 64, 64))
+    for seed in range(4):
+        cut = training.cut_field(hu, np.random.default_rng(seed))
+        kept = (cut == hu).all(axis=2)
+        assert (cut[~kept] == -1024).all()
+        assert kept[20:44, 20:44].all() and 0.1 < kept.mean() < 1
+
+
+def test_mirror_image_of_a_ct_gives_laterals_alone(monkeypatch: pytest.MonkeyPatch):
+    """Its frontal would show the heart on the patient's right; its lateral is a right lateral in a mirror."""
+    hu = np.broadcast_to(np.arange(64.0)[:, None, None], (64, 64, 64))
+    taken: list[tuple[bool, int]] = []
+
+    def simulate(volume: np.ndarray, num: int, _: np.random.Generator) -> tuple[Tensor, Tensor]:
+        taken.append((bool(volume[20, 32, 32] > volume[40, 32, 32]), num))
+        return torch.full((2 * num, 1, 1, 1), float(taken[-1][0])), torch.tensor([0, 1] * num)
+
+    monkeypatch.setattr(training, "simulate_pictures", simulate)
+    images, kinds = training.examine_often(hu, 12, np.random.default_rng(0))
+    assert sum(num for is_mirrored, num in taken if not is_mirrored) == 24
+    of_mirrored = images.flatten() == 1
+    assert of_mirrored.sum() == 6 and (kinds[of_mirrored] == 1).all()

@@ -3,9 +3,9 @@
 
     python -m progressive_cascade.training.orientation --dataset DATASET
 
-Radiographs of phantoms and of the training CTs are simulated from many directions and distances; each step draws a
-crop, a tone curve, noise, a collimation and a marker for every one. The validation CTs choose nothing: their accuracy
-is printed.
+Radiographs of phantoms and of the training CTs are simulated from many directions and distances, some of them of a CT
+whose field of view cuts the body; each step draws a crop, a tone curve, noise, a collimation and a marker for every
+one. The validation CTs choose nothing: their accuracy is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.geometry import ConeBeam, volume_affine
-from progressive_cascade.io import atomic_path
+from progressive_cascade.io import atomic_path, read_state
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.physics.simulate import expose
 from progressive_cascade.radiograph.orientation import (
@@ -41,7 +41,9 @@ _GRID, _SPACING = 64, 5.6
 _SHAPE = (_GRID, _GRID, _GRID)
 _PIXELS = 96
 # Every phantom is another patient, every CT has to serve many times.
-_EXAMINATIONS = {"phantom": 4, "ct": 40}
+_EXAMINATIONS = {"phantom": 3, "ct": 30}
+# Radius of the field of view of a CT that cuts the body, and the way from its middle to the grid's [mm].
+_CUT_RADIUS, _CUT_OFFSET = (115.0, 175.0), 20.0
 _REPORT = 100
 # Of the copies: mirrored, inverted.
 _HARD = (4, 8)
@@ -80,6 +82,42 @@ def simulate_pictures(hu: np.ndarray, num: int, random: np.random.Generator) -> 
         with torch.no_grad():
             images.append(expose(volume, beam, affine=affine)[0])
     return torch.cat(images)[:, None], torch.tensor([0, 1] * num)
+
+
+def cut_field(hu: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A CT with air where a round field of view, or a square one, ends in the body.
+
+    Args:
+        hu: 64³ voxels of 5.6 mm [HU].
+        random: where radius, middle and form come from.
+    """
+    radius = random.uniform(*_CUT_RADIUS)
+    place = (np.arange(_GRID) - (_GRID - 1) / 2) * _SPACING
+    x, y = (np.abs(place - random.uniform(-_CUT_OFFSET, _CUT_OFFSET)) for _ in range(2))
+    far = np.hypot.outer(x, y) if random.random() < 0.5 else np.maximum.outer(x, y)
+    return np.where(far[:, :, None] < radius, hu, -1024)
+
+
+def examine_often(hu: np.ndarray, num: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Radiographs of a CT as it is, of what smaller fields of view leave of it, and laterals of its mirror image.
+
+    The left lateral of a mirrored CT is the right lateral of the CT in a mirror.
+
+    Args:
+        hu: 64³ voxels of 5.6 mm [HU].
+        num: examinations as it is; as many of smaller fields, half as many of its mirror image.
+        random: where they come from.
+
+    Returns:
+        As :func:`simulate_pictures`.
+    """
+    parts = [simulate_pictures(hu, num, random)]
+    parts += [simulate_pictures(cut_field(hu, random), 3, random) for _ in range(num // 3)]
+    for _ in range(num // 6):
+        images, kinds = simulate_pictures(cut_field(hu[::-1].copy(), random), 3, random)
+        parts.append((images[kinds == 1], kinds[kinds == 1]))
+    images, kinds = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(kinds)
 
 
 def vary(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -126,7 +164,9 @@ def train_orientation(
     *,
     steps: int,
     batch_size: int = 24,
+    rate: float = 3e-3,
     seed: int = 0,
+    start: Path | None = None,
     checkpoint: Path | None = None,
 ) -> OrientationNet:
     """Trains the network to find, among copies of a picture, the one that is read.
@@ -136,7 +176,9 @@ def train_orientation(
         kinds: (n,), 0 frontal, 1 lateral.
         steps: of AdamW, with a cosine.
         batch_size: pictures a step.
+        rate: the largest, after a tenth of the steps.
         seed: of weights, order and variation.
+        start: weights to go on from; None: from nothing.
         checkpoint: where the state is kept every 100 steps, and read from if the file is there; None: nowhere.
 
     Returns:
@@ -145,11 +187,13 @@ def train_orientation(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = OrientationNet()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    if start is not None:
+        network.load_state_dict(read_state(start))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "generator": generator}
     first = _resume(parts, checkpoint)
-    start, losses = time.perf_counter(), []
+    began, losses = time.perf_counter(), []
     for step in range(first + 1, steps + 1):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
         loss = _loss(network, vary(images[chosen], generator), kinds[chosen], generator)
@@ -160,7 +204,7 @@ def train_orientation(
         losses.append(float(loss.detach()))
         if step % _REPORT == 0 or step == steps:
             mean = sum(losses[-_REPORT:]) / len(losses[-_REPORT:])
-            print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+            print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
             _keep(parts, step, checkpoint)
     return network.eval()
 
@@ -202,29 +246,42 @@ def accuracy(network: OrientationNet, images: Tensor, kinds: Tensor, *, repeats:
     return float(torch.stack(right).mean())
 
 
-def _pictures(dataset: Path, section: str, random: np.random.Generator, num: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _cts(dataset: Path, section: str) -> Iterator[np.ndarray]:
     for item in load_datalist(dataset, section):
-        yield simulate_pictures(load_case(item).at_grid(_GRID).hu, num, random)
+        yield load_case(item).at_grid(_GRID).hu
+
+
+def _training_pictures(dataset: Path, num_phantoms: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Those of the training CTs and of phantoms, two in five of the clinical population, one in three cut."""
+    parts = [examine_often(hu, _EXAMINATIONS["ct"], random) for hu in _cts(dataset, "training")]
+    num_clinical = 2 * num_phantoms // 5
+    for population, num in (("basic", num_phantoms - num_clinical), ("clinical", num_clinical)):
+        for seed in range(num):
+            hu = generate_phantom(seed, shape=_SHAPE, spacing=_SPACING, population=population).hu
+            seen = cut_field(hu, random) if seed % 3 == 2 else hu
+            parts.append(simulate_pictures(seen, _EXAMINATIONS["phantom"], random))
+    images, kinds = zip(*parts, strict=True)
+    return torch.cat(images), torch.cat(kinds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulates, trains, prints the accuracy on the validation CTs and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, help="folder that `prepare` wrote")
-    parser.add_argument("--phantoms", type=int, default=110)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--phantoms", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=2900)
+    parser.add_argument("--rate", type=float, default=3e-3, help="the largest, after a tenth of the steps")
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--output", type=Path, default=default_weights())
     options = parser.parse_args(argv)
     random = np.random.default_rng(0)
-    parts = list(_pictures(options.dataset, "training", random, _EXAMINATIONS["ct"]))
-    for seed in range(options.phantoms):
-        made = generate_phantom(seed, shape=_SHAPE, spacing=_SPACING)
-        parts.append(simulate_pictures(made.hu, _EXAMINATIONS["phantom"], random))
-    images, kinds = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    images, kinds = _training_pictures(options.dataset, options.phantoms, random)
     print(f"{len(images)} pictures", flush=True)
     checkpoint = options.output.with_name(f"{options.output.stem}_checkpoint.pt")
-    network = train_orientation(images, kinds, steps=options.steps, checkpoint=checkpoint)
-    unseen = list(_pictures(options.dataset, "validation", random, 40))
+    network = train_orientation(
+        images, kinds, steps=options.steps, rate=options.rate, start=options.start, checkpoint=checkpoint
+    )
+    unseen = [simulate_pictures(hu, 40, random) for hu in _cts(options.dataset, "validation")]
     if unseen:
         images, kinds = (torch.cat(tensors) for tensors in zip(*unseen, strict=True))
         print(f"validation CTs: {accuracy(network, images, kinds):.4f} of {3 * len(images)} pictures right")
