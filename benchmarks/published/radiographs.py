@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,10 +136,40 @@ def is_noticed(row: Mapping[str, Any]) -> bool:
     return doubted or (bool(row["notes"]) and (row["upright"] or row["kind"] == "right"))
 
 
+def missed_table(report: Mapping[str, Any]) -> list[str]:
+    """The wrong pairs that go unnoticed and the right ones that do not, with all that speaks for and against them."""
+    lines = [
+        "Log odds that the frontal is mirrored, by its picture and by stage 1, together more than 5.3 where they warn",
+        "of it; what the slices of the two views differ by; PSNR of what stage 1 explains of frontal and lateral.",
+        "",
+        "| pair | half | values | picture | stage 1 | slices | frontal, lateral [dB] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in report["pairs"]:
+        if is_noticed(row) is not (row["kind"] == "right") or row["refused"]:
+            continue
+        look = FirstLook(dict(zip(("frontal", "lateral"), row["agreement_db"], strict=True)), row["mirrored_db"])
+        both = look.mirror_log_odds(row["mirror"])
+        picture = replace(look, mirrored_db=None).mirror_log_odds(row["mirror"])
+        difference = "–" if row["slice_difference"] is None else f"{100 * row['slice_difference']:.1f} %"
+        cells = [
+            f"{row['kind'].replace('_', ' ')}, {'warned of' if row['kind'] == 'right' else 'unnoticed'}",
+            HALVES[row["half"]].split(",")[0],
+            "line integrals" if row["calibrated"] else "grey levels",
+            f"{picture:+.1f}",
+            f"{both - picture:+.1f}" if row["mirrored_db"] is not None else "–",
+            difference,
+            ", ".join(f"{score:.1f}" for score in row["agreement_db"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 RADIOGRAPH_TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "radiographs forms": forms_table,
     "radiographs reading": reading_table,
     "radiographs orientation": orientation_table,
     "radiographs pairs": pairs_table,
+    "radiographs missed": missed_table,
 }
 """By the name a marker gives them."""

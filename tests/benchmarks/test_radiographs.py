@@ -87,3 +87,12 @@ def test_tables_show_every_row() -> None:
     assert "as one answer 100.0 % (99.2 to 100.0) are right" in texts["radiographs orientation"]
     assert "| turned |" in texts["radiographs pairs"] and "1 of 1" in texts["radiographs pairs"]
     assert "| all that are wrong | 1 of 1 | – | 1 of 1 | – | 100.0 % (20.7 to 100.0) |" in texts["radiographs pairs"]
+
+
+def test_missed_pairs_stand_with_what_speaks_for_and_against_them() -> None:
+    """A mirrored frontal that passes has its log odds; a right pair that is not warned of has no row."""
+    quiet = {**QUIET, "calibrated": True, "half": 1}
+    mirrored = {**quiet, "kind": "mirrored", "upright": False, "mirror": 0.6, "mirrored_db": 39.5}
+    rows = RADIOGRAPH_TABLES["radiographs missed"]({"pairs": [quiet, mirrored]})
+    expected = "| mirrored, unnoticed | other CTs and phantoms | line integrals | +0.4 | -1.0 | 1.0 % | 40.0, 41.0 |"
+    assert rows[5:] == [expected]
