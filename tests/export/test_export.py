@@ -68,6 +68,22 @@ def test_bundle_holds_what_a_zoo_asks_for(source, monkeypatch, tmp_path):
     assert {file.partition("/")[0] for file in files} == {"LICENSE", "configs", "docs", "models", "progressive_cascade"}
 
 
+def test_weights_for_other_geometries_go_along(source, monkeypatch, tmp_path):
+    """Where the source holds them and the whole cascade is exported; of another architecture they are refused."""
+    mine = tmp_path / "mine"
+    shutil.copytree(source, mine)
+    wide = mine / "models" / "any_geometry.pt"
+    state = torch.load(mine / "models" / "stage3_best.pt", weights_only=True)
+    torch.save({**state, "stages.0.unet.out.bias": state["stages.0.unet.out.bias"] + 1}, wide)
+    folder = export(mine, tmp_path / "out", monkeypatch)
+    assert (folder / "models" / "any_geometry.pt").read_bytes() == wide.read_bytes()
+    hashes = (folder / "progressive_cascade" / "io" / "weights.sha256").read_text(encoding="ascii")
+    assert f"{hashlib.sha256(wide.read_bytes()).hexdigest()}  any_geometry.pt" in hashes
+    shutil.copy(mine / "models" / "stage1_best.pt", wide)
+    with pytest.raises(UserError, match=r"any_geometry\.pt must hold stage 3"):
+        export(mine, tmp_path / "other", monkeypatch)
+
+
 def test_export_is_deterministic(source, monkeypatch, tmp_path):
     """Twice the same input, the same bytes; one top folder in the archive."""
     archives = []

@@ -22,7 +22,7 @@ from progressive_cascade.export.configs import METADATA, for_stage, read_config,
 from progressive_cascade.export.metadata import build_metadata
 from progressive_cascade.export.programs import onnx_program, save_onnx, save_torchscript
 from progressive_cascade.export.serving import write_application, write_triton
-from progressive_cascade.export.weights import StageWeights, collect_weights
+from progressive_cascade.export.weights import OTHER_GEOMETRIES, StageWeights, collect_weights, other_geometries
 from progressive_cascade.io.released import MANIFEST, file_hash, manifest_text
 from progressive_cascade.networks.cascade import NUM_STAGES
 from progressive_cascade.paths import bundle_root
@@ -80,6 +80,7 @@ def export_bundle(output: Path, options: Export | None = None) -> list[Path]:
     configs = for_stage(read_configs(root), options.stage)
     models = options.models or root / "models"
     weights = collect_weights(models, configs["inference.json"], options.stage)
+    others = other_geometries(models, configs["inference.json"], options.stage)
     networks = {stage: part.network for stage, part in weights.items()}
     metadata = build_metadata(read_config(root / "configs" / METADATA), networks)
     published = None if options.published is None else read_published(options.published)
@@ -89,6 +90,8 @@ def export_bundle(output: Path, options: Export | None = None) -> list[Path]:
         _write_configs(folder, root, configs, metadata)
         _write_docs(folder, root)
         _write_weights(folder, root, weights, options.stage)
+        if others is not None:
+            _write(folder / "models" / OTHER_GEOMETRIES, others)
         _write_hashes(folder)
         _write_programs(folder, weights[options.stage], options, metadata=metadata, inference=configs["inference.json"])
         large = write_large_files(folder, options.large_files_url)

@@ -19,6 +19,9 @@ from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.cascade import NUM_STAGES
 from progressive_cascade.networks.checkpoints import check_architecture, check_geometry
 
+OTHER_GEOMETRIES = "any_geometry.pt"
+"""Of a folder of models: the cascade for other geometries than the chest stand's."""
+
 
 @dataclass(frozen=True)
 class StageWeights:
@@ -62,6 +65,27 @@ def collect_weights(models: Path, inference: Mapping[str, Any], stage: int) -> d
     if stage == NUM_STAGES and whole.is_file():
         _check_same(whole, files[stage])
     return weights
+
+
+def other_geometries(models: Path, inference: Mapping[str, Any], stage: int) -> bytes | None:
+    """The whole cascade's weights for other geometries than the chest stand's, where a folder holds them.
+
+    Args:
+        models: folder that may hold ``any_geometry.pt``.
+        inference: the inference config, which builds the network.
+        stage: the last stage that is exported; below the cascade's last one there are none.
+
+    Returns:
+        The checkpoint, or None.
+
+    Raises:
+        UserError: if it is of another architecture or geometry.
+    """
+    path = models / OTHER_GEOMETRIES
+    if stage < NUM_STAGES or not path.is_file():
+        return None
+    _filled(read_state(path), inference, stage, path)
+    return path.read_bytes()
 
 
 def build_network(inference: Mapping[str, Any], stage: int) -> ProgressiveCascade:
