@@ -37,7 +37,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.inference.acceptance import model_of
-from progressive_cascade.inference.first_look import examine
+from progressive_cascade.inference.examine import examine
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.reconstruct import load_cascade
 from progressive_cascade.inference.transforms import to_line_integrals

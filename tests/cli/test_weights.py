@@ -6,10 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.cli.radiographs import learnt
+from progressive_cascade.cli import build_parser
+from progressive_cascade.cli.radiographs import learnt, read_pair
 from progressive_cascade.cli.weights import Weights
 from progressive_cascade.errors import GeometryError
 from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, load_cascade, wide_checkpoint
@@ -77,3 +80,24 @@ def test_a_right_lateral_goes_to_the_weights_that_have_learnt_it(shipped: Weight
     )
     own = argparse.Namespace(checkpoint=default_checkpoint(), geometry=None, preset=None)
     assert learnt(own, shipped.network(None), beam) is beam
+
+
+def test_grey_levels_that_the_stand_explains_badly_go_to_weights_that_have_seen_such(
+    shipped: Weights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Noise by its values: read by the stand first, then by the others; who names a checkpoint stays with it."""
+    generator = np.random.default_rng(0)
+    for name in ("pa", "lateral"):
+        pixels = generator.integers(0, 256, (96, 96), dtype=np.uint8)
+        Image.fromarray(pixels).resize((192, 192)).save(tmp_path / f"{name}.png")
+    command = ["reconstruct", "--pa", str(tmp_path / "pa.png"), "--lateral", str(tmp_path / "lateral.png")]
+    options = build_parser().parse_args([*command, "--output", str(tmp_path / "ct.nii.gz"), "--trust-tags"])
+
+    def work(options: argparse.Namespace, network: ProgressiveCascade) -> Path | None:
+        assert not read_pair(options, network).calibrated
+        return options.checkpoint
+
+    assert shipped.run(options, work) == wide_checkpoint()
+    assert "grey levels that the weights of the chest stand explain to" in capsys.readouterr().out
+    options.checkpoint = default_checkpoint()
+    assert Weights(default_checkpoint(), "cpu").run(options, work) == default_checkpoint()

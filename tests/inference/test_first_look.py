@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.inference import examine as examine_module
 from progressive_cascade.inference import first_look as module
-from progressive_cascade.inference.first_look import FirstLook, examine, first_look
+from progressive_cascade.inference.examine import examine
+from progressive_cascade.inference.first_look import FirstLook, first_look
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.radiograph.pair import Pair
 
@@ -68,6 +70,28 @@ def test_mirrored_frontal_is_decided_by_trust(
     assert bool(pair.notes) == bool(is_flipped) and bool(pair.warnings) == bool(is_warned)
     assert all("looks mirrored" in line for line in [*pair.notes, *pair.warnings])
     assert pair.first_agreement == {"pa": 30.0, "left_lateral": 31.0}
+
+
+@pytest.mark.parametrize(
+    ("known", "pa", "in_register", "is_moved"),
+    [
+        ("display", 20.0, True, True),
+        ("display", 30.0, True, False),
+        ("calibrated", 20.0, True, False),
+        ("display", 20.0, False, False),
+    ],
+)
+def test_grey_levels_that_are_explained_badly_are_brought_into_register(
+    monkeypatch: pytest.MonkeyPatch, known: str, pa: float, in_register: bool, is_moved: bool
+) -> None:
+    """They alone; the doubts are those about the pair as it then is."""
+    given = replace(PAIR, intensities=known)
+    moved = replace(given, notes=["moved"])
+    monkeypatch.setattr(examine_module, "register", lambda *_: moved)
+    monkeypatch.setattr(examine_module, "look_at_pair", lambda _, pair: _looked(None, pa=pa if pair is given else 30.0))
+    pair = examine(lambda _: given, None, "tags", in_register=in_register)  # pyright: ignore[reportArgumentType]
+    assert bool(pair.notes) == is_moved
+    assert bool(pair.warnings) == (pa < 25 and not is_moved)
 
 
 def test_mirror_image_is_what_the_flipped_pair_scores(small_cascade: type[ProgressiveCascade]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -257,3 +258,21 @@ def test_later_stages_train_behind_a_refined_stage_1(network, small_cascade, ima
     assert network.stages[2].unet.out.weight.grad is not None
     first = small_cascade(stage=1, consistency_iterations=(0,)).train()
     torch.testing.assert_close(inferer(image, first), first(image))
+
+
+def test_pictures_that_are_hardly_explained_are_not_believed(network, image):
+    """Noise told display: stage 1's own volume, the picture as it was, a line, no consistency."""
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 6
+    settings = RefineSettings(steps=3, learning_rate=1e-3)
+    given = {"known": ["display", "calibrated"], "settings": settings}
+    matrices = network.projection_matrices[None]
+    found = refine(network, torch.cat((noise, noise)), matrices, **given)
+    assert found.calibrated.tolist() == [0.0, 1.0]
+    assert [report.stopped == "unexplained" for report in found.reports] == [True, False]
+    torch.testing.assert_close(found.image[0], noise[0])
+    assert "neither refined" in found.reports[0].warnings[0]
+    with torch.no_grad():
+        start, context = network.prepare_stage(noise, matrices, torch.zeros(1), number=1)
+        torch.testing.assert_close(found.volume[:1], network.stages[0](start, [0, 0, 0], context))
+    trusting = replace(settings, believable=0.0)
+    assert refine(network, noise, matrices, known="display", settings=trusting).calibrated.tolist() == [1.0]

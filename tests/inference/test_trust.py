@@ -145,6 +145,8 @@ def test_other_weights_and_other_steps_get_no_number(tmp_path: Path, monkeypatch
     for report in (None, fewer):
         found = expect.expect_error(_result(refinement=report), BEAM, network, weights)
         assert found == unknown("it is calibrated for CTs refined in 8 steps")
+    badly = replace(REPORT, stopped="unexplained", steps=0)
+    assert "explained worse" in expect.expect_error(_result(refinement=badly), BEAM, network, weights)["reason"]
     posed = replace(REPORT, calibration=[{"known": "calibrated", "pose": {}}])
     assert "pose" in expect.expect_error(_result(refinement=posed), BEAM, network, weights)["reason"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from progressive_cascade.cli.common import positive_amount
+from progressive_cascade.cli.weights import OtherWeights
 from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure
 from progressive_cascade.errors import GeometryError, UserError
 from progressive_cascade.geometry import PRESETS, ConeBeam, load_geometry
@@ -81,16 +82,22 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
 
     Raises:
         UserError: for what is wrong with a file or an option.
+        OtherWeights: for grey levels that the weights of the chest stand explain badly: others have seen such pictures.
         Warned: with `--strict`, where there is a warning.
     """
-    from progressive_cascade.inference.first_look import examine
+    from progressive_cascade.inference.examine import examine
+    from progressive_cascade.inference.first_look import LEAST_AGREEMENT
 
     def assemble(mirror_frontal: bool) -> Pair:
         pair = _assemble(options, network, mirror_frontal=mirror_frontal)
         return replace(pair, image=at_one_energy(pair.image, exposure)) if pair.calibrated else pair
 
     exposure = choose_exposure(options)
-    pair = examine(assemble, network, options.trust)
+    has_others = _has_others(options, network)
+    pair = examine(assemble, network, options.trust, in_register=not has_others)
+    worst = min(pair.first_agreement.values())
+    if has_others and not pair.calibrated and worst < LEAST_AGREEMENT[False]:
+        raise OtherWeights(f"grey levels that the weights of the chest stand explain to {worst:.1f} dB alone")
     shown = ", ".join(f"{view} {score:.1f} dB" for view, score in pair.first_agreement.items())
     print(f"agreement before data consistency: {shown}")
     for kind, lines in (("note", pair.notes), ("assumed", pair.assumptions), ("warning", pair.warnings)):
@@ -150,12 +157,16 @@ def learnt(options: argparse.Namespace, network: ProgressiveCascade, beam: ConeB
     Raises:
         GeometryError: for a right lateral, which the weights of the chest stand take by a detour only.
     """
-    from progressive_cascade.inference.reconstruct import wide_checkpoint
-
-    shipped = options.checkpoint is None and network.geometry_range is None and wide_checkpoint().is_file()
-    if shipped and "right_lateral" in beam.views:
+    if _has_others(options, network) and "right_lateral" in beam.views:
         raise GeometryError(f"{_origin(options)} must have a left lateral for the weights of the chest stand")
     return beam
+
+
+def _has_others(options: argparse.Namespace, network: ProgressiveCascade) -> bool:
+    """Whether the weights are the shipped ones of the chest stand, with those for any geometry at hand."""
+    from progressive_cascade.inference.reconstruct import wide_checkpoint
+
+    return options.checkpoint is None and network.geometry_range is None and wide_checkpoint().is_file()
 
 
 def stop_at_warnings(options: argparse.Namespace, warnings: list[str]) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the shipped weights a pair is reconstructed with: those of the chest stand, or those of any geometry."""
+"""Which of the shipped weights a pair is reconstructed with: those of the chest stand, or those of any geometry.
+
+The latter were trained on what detectors and consoles make of a radiograph, too; the former know line integrals alone.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     from progressive_cascade.networks import ProgressiveCascade
 
 Result = TypeVar("Result")
+
+
+class OtherWeights(Exception):
+    """A pair that shipped weights other than those in use were trained for; the message says what it is."""
 
 
 class Weights:
@@ -41,7 +48,7 @@ class Weights:
     def run(
         self, options: argparse.Namespace, work: Callable[[argparse.Namespace, ProgressiveCascade], Result]
     ) -> Result:
-        """Does a pair's work with the weights that take its geometry.
+        """Does a pair's work with the weights that know its geometry and its intensities.
 
         Args:
             options: of the command; `checkpoint` names the weights that were taken when the work is called.
@@ -57,11 +64,13 @@ class Weights:
 
         try:
             return work(options, self.network(self.checkpoint))
+        except OtherWeights as other:
+            wide, reason = wide_checkpoint(), str(other)
         except GeometryError:
-            wide = wide_checkpoint()
+            wide, reason = wide_checkpoint(), "not the geometry of a chest stand"
             if self.checkpoint is not None or not wide.is_file():
                 raise
         own = copy(options)
         own.checkpoint = wide
-        print(f"note: not the geometry of a chest stand; taking the weights {wide.name}")
+        print(f"note: {reason}; taking the weights {wide.name}")
         return work(own, self.network(wide))

@@ -60,16 +60,23 @@ class Evidence:
         self.stage: Any = network.stages[0]
         self.network, self.given, self.nominal = network, image, matrices
         self.pose = pose
-        self.searches = pose or known != "calibrated"
+        self.is_sure = known == "calibrated"
+        self.searches = pose or not self.is_sure
         _check_body(image, known)
-        self.views = [ViewCalibration.start(known, view.cpu().numpy()) for view in image[0]]
+        self.known = known
+        self.views = self._start()
         self.size = 2 * self.stage.grid
         self.basis = [self._shrink(view.basis(pixels)) for view, pixels in zip(self.views, image[0], strict=True)]
         shown = torch.ones_like(image) if mask is None else mask.to(image)
         self.shown = (shrink_radiographs(shown, matrices, self.size)[0] > 0.99).float()
         self.held = _choose_patches(self.shown, held_out, seed)
         self.affine: Tensor = self.stage.consistency.affine[None]
-        self._read(known == "calibrated")
+        self._read(self.is_sure)
+
+    def forget(self) -> None:
+        """Goes back to the radiographs as they were given, and what was known of them."""
+        self.views = self._start()
+        self._read(self.is_sure)
 
     def predict(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Stage 1's volume by these parameters (1, 1, g, g, g), and what it explains (1, view, rows, cols)."""
@@ -110,6 +117,9 @@ class Evidence:
                 project=project if self.pose else None,
             )
         self._read(True)
+
+    def _start(self) -> list[ViewCalibration]:
+        return [ViewCalibration.start(self.known, view.cpu().numpy()) for view in self.given[0]]
 
     def _read(self, calibrated: bool) -> None:
         """What follows from the calibration so far: line integrals, matrices, weights, and stage 1's context."""

@@ -74,6 +74,8 @@ def _reason(trust: Trust, result: Reconstruction, checkpoint: Path) -> str:
     report = result.refinement
     if report is None or (report.stopped == "steps" and report.steps < trust.refine_steps):
         return f"it is calibrated for CTs refined in {trust.refine_steps} steps"
+    if report.stopped == "unexplained":
+        return "the X-rays are explained worse than those it is calibrated for"
     if looked_for_pose(report.calibration):
         return "it is calibrated for poses that are not looked for"
     return ""

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -69,48 +69,22 @@ class FirstLook:
             calibrated: whether the pair holds true line integrals.
             source_to_isocenter: of its geometry [mm].
         """
-        least, found = LEAST_AGREEMENT[calibrated], []
+        found = []
         if self.slice_difference is not None:
             distance = {"source_to_isocenter": source_to_isocenter}
             found += slice_warnings(self.slice_difference, calibrated=calibrated, **distance)
-        low = [f"{view} {score:.1f} dB" for view, score in self.agreement_db.items() if score < least]
-        if low:
+        if self.is_low(calibrated=calibrated):
+            least = LEAST_AGREEMENT[calibrated]
+            low = [f"{view} {score:.1f} dB" for view, score in self.agreement_db.items() if score < least]
             found.append(
                 f"before data consistency the X-rays are explained worse than right pairs are ({least:g} dB): "
                 f"{', '.join(low)}; are they of one patient, the right way round, and of the right size?"
             )
         return found
 
-
-def examine(assemble: Callable[[bool], Pair], network: ProgressiveCascade, trust: str | None = None) -> Pair:
-    """A pair with what the first stage says of it.
-
-    Whether a frontal is mirrored, neither its picture nor stage 1 proves; both together are asked. Where they are sure
-    it is warned of, mirrored if the picture is trusted, and passed over if the tags are.
-
-    Args:
-        assemble: makes the pair, with its frontal mirrored or not.
-        network: a cascade of any stage.
-        trust: "tags", "picture" or None.
-    """
-    pair, notes, warnings = assemble(False), [], []
-    look = look_at_pair(network, pair)
-    if trust != "tags" and look.looks_mirrored(pair.mirror):
-        said = "the frontal X-ray looks mirrored, the heart on the patient's right"
-        if trust == "picture":
-            pair = assemble(True)
-            look, notes = look_at_pair(network, pair), [f"{said}; the picture was trusted"]
-        else:
-            warnings = [f"{said}; --trust-picture mirrors it, --trust-tags does not"]
-    doubts = look.doubts(calibrated=pair.calibrated, source_to_isocenter=pair.beam.source_to_isocenter)
-    return replace(
-        pair,
-        notes=[*pair.notes, *notes],
-        warnings=[*pair.warnings, *warnings, *doubts],
-        first_agreement=dict(look.agreement_db),
-        first_mirrored=look.mirrored_db,
-        slice_difference=pair.slice_difference if look.slice_difference is None else look.slice_difference,
-    )
+    def is_low(self, *, calibrated: bool) -> bool:
+        """Whether a view is explained worse than :data:`LEAST_AGREEMENT`."""
+        return min(self.agreement_db.values()) < LEAST_AGREEMENT[calibrated]
 
 
 def look_at_pair(network: ProgressiveCascade, pair: Pair) -> FirstLook:

@@ -212,8 +212,7 @@ class CascadeInferer(Inferer):
             mask=given.weights,
             folder=self.refine_cache,
         )
-        sure = torch.ones(len(image), device=image.device)
-        return found.image, _Given(found.matrices, sure, given.weights), found.volume
+        return found.image, _Given(found.matrices, found.calibrated, given.weights), found.volume
 
     def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:
         # A scripted projector cannot leave autocast by itself, and line integrals in half precision are worthless.

@@ -171,7 +171,7 @@ def _start(
             network, start.image, start.matrices, known=known, settings=settings, mask=start.weights
         )
         found = refined.matrices if usual is None else given.matrices
-        given = replace(given, image=refined.image, matrices=found, flag=torch.ones_like(given.flag))
+        given = replace(given, image=refined.image, matrices=found, flag=refined.calibrated)
         return given, refined.volume, refined.reports[0]
     if usual is None:
         return given, None, None

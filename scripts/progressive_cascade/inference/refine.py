@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ from progressive_cascade.networks import ProgressiveCascade
 DEFAULT_STEPS = 8
 """They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
+BELIEVABLE_RESIDUAL = 0.35
+"""What pictures with unknown intensities may leave unexplained before the first step: root mean square of the line
+integrals. Of right pairs simulated from CTs it is 0.09 to 0.24, of acquired ones more: surroundings, enhanced contrast
+and films that do not match are left, and refining would fit the volume to them (bundle/docs/EXPERIMENTS.md)."""
 # A loss so many times the lowest will not come back within the steps there are: the last step is taken back, and the
 # next ones are a third as long. Networks differ in how long a step they bear.
 _RISE, _SHORTER, _RETREATS = 2.0, 1 / 3, 3
@@ -54,6 +58,8 @@ class RefineSettings:
         held_out: share of the radiographs' patches that is kept out of the loss.
         discrepancy: refining stops where the loss, as a multiple of what noise and grid let expect, is no larger; 0:
             never.
+        believable: radiographs of unknown intensities are not refined on, nor taken for line integrals, that leave more
+            unexplained than this root mean square before the first step; 0: however much they leave.
         pose: also fit an in-plane shift and three turns of each view.
         seed: of the choice of patches.
 
@@ -67,6 +73,7 @@ class RefineSettings:
     parameters: tuple[str, ...] = ()
     held_out: float = 0.1
     discrepancy: float = 1.0
+    believable: float = BELIEVABLE_RESIDUAL
     pose: bool = False
     seed: int = 0
 
@@ -77,8 +84,9 @@ class RefineSettings:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}")
-        if not self.discrepancy >= 0:
-            raise ValueError(f"discrepancy must not be negative, got {self.discrepancy}")
+        for name in ("discrepancy", "believable"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,8 @@ class RefinementReport:
         steps: taken.
         kept: after how many of them the volume is that was kept; 0: the unrefined one.
         stopped: why: ``steps`` (the limit), ``discrepancy`` (no more unexplained than noise and grid allow),
-            ``held_out`` (the held-back patches are explained no better any more) or ``rising`` (the loss grew, however
-            short the steps).
+            ``held_out`` (the held-back patches are explained no better any more), ``rising`` (the loss grew, however
+            short the steps) or ``unexplained`` (so badly that no step was taken, and no intensity found is believed).
         residual_before: root mean square of ``y - A x`` before the first step, with the intensities found by then.
         residual_after: of the volume that was kept.
         held_out_before: the same in the patches kept out of the loss, before.
@@ -122,12 +130,14 @@ class Refinement:
         volume: of stage 1 (b, 1, g, g, g) in [0, 1].
         image: line integrals (b, view, rows, cols), as calibrated.
         matrices: (b, view, 3, 4), with the pose found.
+        calibrated: 1 where the image is to be taken for true line integrals, else 0 (b,).
         reports: one per sample.
     """
 
     volume: Tensor
     image: Tensor
     matrices: Tensor
+    calibrated: Tensor
     reports: list[RefinementReport]
 
 
@@ -192,7 +202,9 @@ def per_sample(known: str | Sequence[str], samples: int) -> list[str]:
 
 def join(found: Sequence[Refinement]) -> Refinement:
     """A batch of what was found sample by sample."""
-    tensors = (torch.cat([getattr(one, name) for one in found]) for name in ("volume", "image", "matrices"))
+    tensors = (
+        torch.cat([getattr(one, name) for one in found]) for name in ("volume", "image", "matrices", "calibrated")
+    )
     return Refinement(*tensors, reports=[report for one in found for report in one.reports])
 
 
@@ -229,6 +241,8 @@ def _tune(
             observe(step, now.volume)
         if step == 0:
             first = best = now
+            if not evidence.is_sure and 0 < settings.believable < now.residuals[0]:
+                return _disbelieve(evidence, weights, now, settings.believable)
             weights.shorten(min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2)))
         best = now if now.held_loss < best.held_loss else best
         stopped = _reason_to_stop(now, best, lowest, settings)
@@ -242,6 +256,19 @@ def _tune(
         if evidence.searches:
             evidence.calibrate(volume.detach(), explained.detach())
     return _conclude(first, first if stopped == "rising" else best, step, stopped)
+
+
+def _disbelieve(evidence: Evidence, weights: TunedWeights, found: _State, believable: float) -> Refinement:
+    """The unrefined volume of the radiographs as they were given, and why."""
+    evidence.forget()
+    volume, explained = evidence.predict(weights.values)
+    as_given = _look(evidence, 0, *evidence.losses(explained), volume, explained)
+    line = (
+        f"the first stage leaves {found.residuals[0]:.2f} of the line integrals unexplained, whatever their scale "
+        f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
+    )
+    kept = replace(as_given, residuals=found.residuals, edges=[line])
+    return replace(_conclude(kept, kept, 0, "unexplained"), calibrated=torch.zeros_like(evidence.flag))
 
 
 def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume: Tensor, explained: Tensor) -> _State:
@@ -292,4 +319,4 @@ def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refineme
         calibration=kept.calibration,
         warnings=warnings,
     )
-    return Refinement(kept.volume, kept.image, kept.matrices, [report])
+    return Refinement(kept.volume, kept.image, kept.matrices, torch.ones_like(kept.volume[:, 0, 0, 0, 0]), [report])

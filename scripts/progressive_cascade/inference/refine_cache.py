@@ -32,7 +32,7 @@ from progressive_cascade.inference.refine import (
 from progressive_cascade.io import atomic_path
 from progressive_cascade.networks import ProgressiveCascade
 
-_TENSORS = ("volume", "image", "matrices")
+_TENSORS = ("volume", "image", "matrices", "calibrated")
 # Raised whenever refining comes to do something else with the same settings: what older code found is then not taken.
 _REVISION = 2
 

@@ -24,11 +24,10 @@ from progressive_cascade.radiograph.lengths import (
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.surroundings import misses_surroundings, show_surroundings
+from progressive_cascade.radiograph.tones import typical_line_integrals
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
 from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slice_difference, view_warnings
 
-# Percentiles of a display radiograph that are moved to these line integrals, typical of a thorax at 70 keV.
-_DISPLAY_PERCENTILES, _DISPLAY_INTEGRALS = (1, 99), (0.0, 6.0)
 # Line integrals of a patient stay below this; a display intensity of 8 to 16 bits does not.
 _LARGEST_LINE_INTEGRAL = 30.0
 
@@ -250,7 +249,7 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
         )
     except ValueError as error:
         raise UserError(f"{one.path}: {error}") from error
-    image, intensities, warnings = _to_line_integrals(image, seen > 0, one)
+    image, intensities, warnings = _to_line_integrals(image, seen > 0, one, "lateral" if index else "frontal")
     if one.meaning != "line_integral":
         markers = find_markers(image, target.pixel_spacing)
         if markers.any():
@@ -260,7 +259,9 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
     return _View(image.astype(np.float32), seen.astype(np.float32), intensities, found, assumptions)
 
 
-def _to_line_integrals(image: np.ndarray, seen: np.ndarray, one: Radiograph) -> tuple[np.ndarray, str, list[str]]:
+def _to_line_integrals(
+    image: np.ndarray, seen: np.ndarray, one: Radiograph, kind: str
+) -> tuple[np.ndarray, str, list[str]]:
     """On the scale of line integrals, what is known of them, and warnings."""
     if one.meaning == "line_integral":
         return image, "calibrated", []
@@ -273,7 +274,4 @@ def _to_line_integrals(image: np.ndarray, seen: np.ndarray, one: Radiograph) -> 
             return image, "calibrated", []
         known = "scaled"
         warnings = [f"{one.path} shows no open field beside the patient: its scale is unknown"]
-    low, high = np.percentile(image[seen], _DISPLAY_PERCENTILES)
-    black, white = _DISPLAY_INTEGRALS
-    scaled = black + (image - low) * ((white - black) / max(float(high - low), 1e-6))
-    return scaled, known, warnings
+    return typical_line_integrals(image, seen, kind, straight=known == "scaled"), known, warnings

@@ -58,7 +58,7 @@ def kind_of(radiograph: Radiograph) -> str | None:
 def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None, *, mirror: bool = False) -> Upright:
     """Turns a radiograph to how its view is read.
 
-    A frontal and its mirror image are one answer here; see :func:`~progressive_cascade.inference.first_look.examine`.
+    A frontal and its mirror image are one answer here; see :func:`~progressive_cascade.inference.examine.examine`.
 
     Args:
         radiograph: as it is stored.

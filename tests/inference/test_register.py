@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laws of films brought into register: a lateral goes where it is explained best, and stays where it is as good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.inference import register as module
+from progressive_cascade.inference.first_look import Explained
+from progressive_cascade.inference.register import move_lateral, register
+from progressive_cascade.radiograph.pair import Pair
+
+BEAM = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
+NETWORK = cast(Any, None)
+MM = BEAM.pixel_spacing[0] / BEAM.magnification
+"""A row, in the isocenter's plane."""
+
+
+def _films() -> np.ndarray:
+    """Two smooth pictures without symmetry (2, 128, 128)."""
+    noise = np.random.default_rng(3).normal(size=(2, 128, 128))
+    smooth = np.stack([ndimage.gaussian_filter(view, 6) for view in noise])
+    return (3 + 60 * smooth).astype(np.float32)
+
+
+def _pair(image: np.ndarray, weights: np.ndarray | None = None) -> Pair:
+    return Pair(image, weights, BEAM, "display")
+
+
+@pytest.fixture
+def explained(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
+    """Stage 1 explains these films, whatever it is given."""
+
+    def explain(truth: np.ndarray) -> None:
+        def pairs(_: Any, images: np.ndarray, __: Any, *, calibrated: bool, weights: np.ndarray) -> Explained:
+            assert not calibrated
+            return Explained(cast(Any, None), np.stack([truth] * len(images)), images, weights > 0.5)
+
+        monkeypatch.setattr(module, "explain_pairs", pairs)
+        monkeypatch.setattr(module, "detour", lambda *_: None)
+
+    return explain
+
+
+def test_moved_lateral_lies_where_it_is_said() -> None:
+    """Five rows down, the frontal untouched; what comes in at the top has no weight."""
+    films = _films()
+    image, weights = move_lateral(_pair(films), 5 * MM, 1.0)
+    assert np.array_equal(image[0], films[0]) and weights[0].all()
+    np.testing.assert_allclose(image[1, 6:], films[1, 1:-5], atol=1e-3)
+    assert not weights[1, :5].any() and weights[1, 6:].all()
+    assert move_lateral(_pair(films), 0.0, 1.0)[0] is films
+
+
+def test_scaled_lateral_keeps_the_central_ray() -> None:
+    """Ten per cent larger about the middle; a pixel that had no weight has none where it went."""
+    films, weights = _films(), np.ones((2, 128, 128), dtype=np.float32)
+    weights[1, :, :20] = 0
+    image, seen = move_lateral(_pair(films, weights), 0.0, 1.1)
+    middle = 63.5
+    for row, col in ((30, 40), (90, 100), (64, 64)):
+        source = ndimage.map_coordinates(
+            films[1], [[middle + (row - middle) / 1.1], [middle + (col - middle) / 1.1]], order=1
+        )
+        assert image[1, row, col] == pytest.approx(float(source[0]), abs=1e-3)
+    assert not seen[1, :, :14].any() and seen[1, :, 18:].all()
+
+
+@pytest.mark.parametrize(("down", "size"), [(22.0, 1.0), (-30.0, 1.06), (8.0, 0.9), (40.0, 1.12)])
+def test_a_lateral_out_of_place_is_brought_back(explained, down: float, size: float) -> None:
+    """To 5 mm and 4 %, with what was done in a note."""
+    films = _films()
+    explained(films)
+    misplaced, seen = move_lateral(_pair(films), down, size)
+    found = register(NETWORK, _pair(2 * misplaced + 1, seen))
+    (note,) = found.notes
+    assert f"moved {'up' if down > 0 else 'down'} by" in note
+    error = np.abs((found.image[1] - 1) / 2 - films[1])[found.weights[1] > 0]
+    assert error.mean() < 0.35 * np.abs(misplaced[1] - films[1])[seen[1] > 0].mean()
+    assert float(note.split("scaled by ")[1][:4]) == pytest.approx(1 / size, abs=0.04)
+
+
+def test_films_in_register_stay(explained) -> None:
+    """The very pair; also where moving it explains only a little more."""
+    films = _films()
+    explained(films)
+    pair = _pair(films)
+    assert register(NETWORK, pair) is pair
+    noise = np.random.default_rng(0).normal(size=films.shape).astype(np.float32)
+    noisy = _pair(films + 0.2 * films.std() * noise)
+    assert register(NETWORK, noisy) is noisy
+
+
+def test_blank_films_stay(explained) -> None:
+    """Without contrast nothing is explained anywhere."""
+    explained(_films())
+    pair = _pair(np.full((2, 128, 128), 2.0, dtype=np.float32))
+    assert register(NETWORK, pair) is pair
