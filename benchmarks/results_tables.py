@@ -11,9 +11,9 @@ A table stands between two comments in a Markdown file,
 
 the first of which names the evaluation (`phantoms`: evaluation_phantoms_metrics.json, `patients` likewise) and the
 table: main, hopes, gains, tissues, papers or each (one row per patient). `ablation main` shows cascade.json,
-`robustness main` robustness.json, `geometries main`
-geometries.json, `uncertainty main` uncertainty.md, `trust …` trust.json, `refine …` and `refine_256 …` the files of
-refine.py, `radiographs …` radiographs.json, and `speed main` projector.json, inference.json and the gpu_*.json of every
+`robustness main` robustness.json, `geometries main` geometries.json, `acquired main` acquired.json, `uncertainty main`
+uncertainty.md, `trust …` trust.json, `refine …` and `refine_256 …` the files of refine.py, `radiographs …`
+radiographs.json, and `speed main` projector.json, inference.json and the gpu_*.json of every
 card. What stands between them is replaced. Tables whose evaluation has not been run, or not to its end, stay as they
 are.
 """
@@ -30,6 +30,7 @@ from typing import Any
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import atomic_path, read_json
 from published.ablation import ablation_table
+from published.acquired import acquired_table
 from published.geometries import geometries_table
 from published.radiographs import RADIOGRAPH_TABLES
 from published.refinement import REFINEMENT_TABLES
@@ -50,6 +51,7 @@ ALL_TABLES = {f"{evaluation} {name}": table for evaluation in EVALUATIONS for na
     "robustness main": robustness_table,
     "uncertainty main": lambda report: list(report["lines"]),
     "geometries main": geometries_table,
+    "acquired main": acquired_table,
     **REFINEMENT_TABLES,
     **RADIOGRAPH_TABLES,
     **TRUST_TABLES,
@@ -104,8 +106,9 @@ def _other_reports(results: Path) -> dict[str, Any]:
     reports |= {
         name: read_json(path) for name in ("refine", "refine_256") if (path := results / f"{name}.json").is_file()
     }
-    if (results / "geometries.json").is_file():
-        reports["geometries"] = read_json(results / "geometries.json")
+    for name in ("geometries", "acquired"):
+        if (results / f"{name}.json").is_file():
+            reports[name] = read_json(results / f"{name}.json")
     if (results / "trust.json").is_file():
         reports["trust"] = read_json(results / "trust.json")
     if (results / "radiographs.json").is_file():

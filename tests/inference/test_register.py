@@ -13,7 +13,7 @@ from scipy import ndimage
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.inference import register as module
 from progressive_cascade.inference.first_look import Explained
-from progressive_cascade.inference.register import move_lateral, register
+from progressive_cascade.inference.register import Move, move_films, register
 from progressive_cascade.radiograph.pair import Pair
 
 BEAM = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
@@ -29,8 +29,8 @@ def _films() -> np.ndarray:
     return (3 + 60 * smooth).astype(np.float32)
 
 
-def _pair(image: np.ndarray, weights: np.ndarray | None = None) -> Pair:
-    return Pair(image, weights, BEAM, "display")
+def _pair(image: np.ndarray, weights: np.ndarray | None = None, *, sized: bool = False) -> Pair:
+    return Pair(image, weights, BEAM, "display", sized=sized)
 
 
 @pytest.fixture
@@ -51,18 +51,18 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> Callable[[np.ndarray], None]:
 def test_moved_lateral_lies_where_it_is_said() -> None:
     """Five rows down, the frontal untouched; what comes in at the top has no weight."""
     films = _films()
-    image, weights = move_lateral(_pair(films), 5 * MM, 1.0)
+    image, weights = move_films(_pair(films), Move(5 * MM))
     assert np.array_equal(image[0], films[0]) and weights[0].all()
     np.testing.assert_allclose(image[1, 6:], films[1, 1:-5], atol=1e-3)
     assert not weights[1, :5].any() and weights[1, 6:].all()
-    assert move_lateral(_pair(films), 0.0, 1.0)[0] is films
+    assert move_films(_pair(films), Move())[0] is films
 
 
 def test_scaled_lateral_keeps_the_central_ray() -> None:
     """Ten per cent larger about the middle; a pixel that had no weight has none where it went."""
     films, weights = _films(), np.ones((2, 128, 128), dtype=np.float32)
     weights[1, :, :20] = 0
-    image, seen = move_lateral(_pair(films, weights), 0.0, 1.1)
+    image, seen = move_films(_pair(films, weights), Move(lateral=1.1))
     middle = 63.5
     for row, col in ((30, 40), (90, 100), (64, 64)):
         source = ndimage.map_coordinates(
@@ -72,18 +72,32 @@ def test_scaled_lateral_keeps_the_central_ray() -> None:
     assert not seen[1, :, :14].any() and seen[1, :, 18:].all()
 
 
-@pytest.mark.parametrize(("down", "size"), [(22.0, 1.0), (-30.0, 1.06), (8.0, 0.9), (40.0, 1.12)])
-def test_a_lateral_out_of_place_is_brought_back(explained, down: float, size: float) -> None:
-    """To 5 mm and 4 %, with what was done in a note."""
+@pytest.mark.parametrize(
+    ("down", "size", "both"),
+    [(22.0, 1.0, 1.0), (-30.0, 1.06, 1.0), (8.0, 0.9, 1.0), (0.0, 1.0, 1.12), (-13.0, 1.0, 0.9), (13.0, 0.94, 1.1)],
+)
+def test_films_out_of_place_are_brought_back(explained, down: float, size: float, both: float) -> None:
+    """Most of the way, in both views, with what was done in a note."""
     films = _films()
     explained(films)
-    misplaced, seen = move_lateral(_pair(films), down, size)
+    misplaced, seen = move_films(_pair(films), Move(down, both, size * both))
     found = register(NETWORK, _pair(2 * misplaced + 1, seen))
+    assert found.weights is not None
     (note,) = found.notes
-    assert f"moved {'up' if down > 0 else 'down'} by" in note
-    error = np.abs((found.image[1] - 1) / 2 - films[1])[found.weights[1] > 0]
-    assert error.mean() < 0.35 * np.abs(misplaced[1] - films[1])[seen[1] > 0].mean()
-    assert float(note.split("scaled by ")[1][:4]) == pytest.approx(1 / size, abs=0.04)
+    assert ("was moved" in note) == (down != 0 or "moved" in note) and "so the first stage" in note
+    for view in range(2):
+        before = np.abs(misplaced[view] - films[view])[seen[view] > 0].mean()
+        after = np.abs((found.image[view] - 1) / 2 - films[view])[found.weights[view] > 0].mean()
+        assert after < max(0.4 * before, 0.02)
+
+
+def test_films_of_known_size_are_moved_alone(explained) -> None:
+    """Their size is believed, whatever would explain them better."""
+    films = _films()
+    explained(films)
+    misplaced, seen = move_films(_pair(films), Move(26.0, 1.1, 1.1))
+    found = register(NETWORK, _pair(misplaced, seen, sized=True))
+    assert "moved up" in found.notes[0] and "size" not in found.notes[0].split(":")[0]
 
 
 def test_films_in_register_stay(explained) -> None:

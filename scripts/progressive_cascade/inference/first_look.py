@@ -69,18 +69,18 @@ class FirstLook:
             calibrated: whether the pair holds true line integrals.
             source_to_isocenter: of its geometry [mm].
         """
-        found = []
-        if self.slice_difference is not None:
-            distance = {"source_to_isocenter": source_to_isocenter}
-            found += slice_warnings(self.slice_difference, calibrated=calibrated, **distance)
         if self.is_low(calibrated=calibrated):
             least = LEAST_AGREEMENT[calibrated]
             low = [f"{view} {score:.1f} dB" for view, score in self.agreement_db.items() if score < least]
-            found.append(
-                f"before data consistency the X-rays are explained worse than right pairs are ({least:g} dB): "
+            right = "right pairs are" if calibrated else "right pairs that were simulated are"
+            return [
+                f"before data consistency the X-rays are explained worse than {right} ({least:g} dB): "
                 f"{', '.join(low)}; are they of one patient, the right way round, and of the right size?"
-            )
-        return found
+            ]
+        # What rows hold says something of grey levels whose tones could be found alone.
+        if self.slice_difference is None:
+            return []
+        return slice_warnings(self.slice_difference, calibrated=calibrated, source_to_isocenter=source_to_isocenter)
 
     def is_low(self, *, calibrated: bool) -> bool:
         """Whether a view is explained worse than :data:`LEAST_AGREEMENT`."""

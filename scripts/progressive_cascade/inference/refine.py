@@ -30,10 +30,10 @@ from progressive_cascade.networks import ProgressiveCascade
 DEFAULT_STEPS = 8
 """They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
-BELIEVABLE_RESIDUAL = 0.35
-"""What pictures with unknown intensities may leave unexplained before the first step: root mean square of the line
-integrals. Of right pairs simulated from CTs it is 0.09 to 0.24, of acquired ones more: surroundings, enhanced contrast
-and films that do not match are left, and refining would fit the volume to them (bundle/docs/EXPERIMENTS.md)."""
+BELIEVABLE_RESIDUAL = 0.3
+"""Radiographs of unknown intensities that leave more unexplained before the first step, root mean square of the line
+integrals, are neither refined on nor taken for line integrals. Right pairs simulated from CTs leave 0.09 to 0.24,
+acquired ones more, and refining would fit the volume to that (bundle/docs/EXPERIMENTS.md)."""
 # A loss so many times the lowest will not come back within the steps there are: the last step is taken back, and the
 # next ones are a third as long. Networks differ in how long a step they bear.
 _RISE, _SHORTER, _RETREATS = 2.0, 1 / 3, 3
@@ -56,12 +56,10 @@ class RefineSettings:
         learning_rate: of Adam.
         parameters: what the names of the tuned parameters of stage 1 start with; empty: all of them.
         held_out: share of the radiographs' patches that is kept out of the loss.
-        discrepancy: refining stops where the loss, as a multiple of what noise and grid let expect, is no larger; 0:
-            never.
-        believable: radiographs of unknown intensities are not refined on, nor taken for line integrals, that leave more
-            unexplained than this root mean square before the first step; 0: however much they leave.
+        discrepancy: refining stops at this multiple of the loss that noise and grid let expect; 0: never.
+        believable: see :data:`BELIEVABLE_RESIDUAL`; 0: whatever is left unexplained.
         pose: also fit an in-plane shift and three turns of each view.
-        seed: of the choice of patches.
+        seed: of the patches.
 
     Raises:
         UserError: if the steps do not lie in 0 to 1000.
@@ -267,7 +265,7 @@ def _disbelieve(evidence: Evidence, weights: TunedWeights, found: _State, believ
         f"the first stage leaves {found.residuals[0]:.2f} of the line integrals unexplained, whatever their scale "
         f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
     )
-    kept = replace(as_given, residuals=found.residuals, edges=[line])
+    kept = replace(as_given, residuals=found.residuals, edges=[*found.edges, line])
     return replace(_conclude(kept, kept, 0, "unexplained"), calibrated=torch.zeros_like(evidence.flag))
 
 

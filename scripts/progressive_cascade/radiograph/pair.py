@@ -46,6 +46,7 @@ class Pair:
         notes: what was done to the pictures.
         facts: of each radiograph, see :meth:`Radiograph.facts`.
         mirror: probability that the frontal is mirrored, by its picture; None where it was not looked at.
+        sized: whether both films' sizes are known.
         slice_difference: see :func:`~progressive_cascade.radiograph.warn.slice_difference`; of grey levels None until
             the first stage was asked.
         first_agreement: PSNR by view of what stage 1 explains of them [dB], where it was looked at.
@@ -61,6 +62,7 @@ class Pair:
     notes: list[str] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
     mirror: float | None = None
+    sized: bool = True
     slice_difference: float | None = None
     first_agreement: dict[str, float] = field(default_factory=dict)
     first_mirrored: float | None = None
@@ -143,6 +145,7 @@ def _joined(uprights: Sequence[Upright], views: Sequence[_View], target: ConeBea
         notes=[line for upright in uprights for line in upright.notes],
         facts=[upright.facts for upright in uprights],
         mirror=uprights[0].mirror,
+        sized=all(view.sized for view in views),
         slice_difference=difference,
     )
 
@@ -229,6 +232,7 @@ class _View:
     intensities: str
     warnings: list[str]
     assumptions: list[str]
+    sized: bool
 
 
 def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBeam | None, choices: Choices) -> _View:
@@ -256,7 +260,8 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
             seen = seen * ~markers
             image = fill(image, seen > 0)
     found = [*view_warnings(one), *warnings]
-    return _View(image.astype(np.float32), seen.astype(np.float32), intensities, found, assumptions)
+    sized = not assumptions  # a size alone is assumed of a view by itself
+    return _View(image.astype(np.float32), seen.astype(np.float32), intensities, found, assumptions, sized)
 
 
 def _to_line_integrals(
