@@ -43,6 +43,10 @@ def _plain(index: int, **changes: object) -> Radiograph:
     return replace(known, **changes)  # pyright: ignore[reportArgumentType]
 
 
+def _seen() -> np.ndarray:
+    return np.ones(phantom_pair()[0].shape, dtype=bool)
+
+
 def test_plain_pair_is_the_networks_input():
     """Line integrals on the model's detector go through to the last bit, and nothing but distances is assumed."""
     pair = _assemble(_plain(0), _plain(1))
@@ -50,6 +54,13 @@ def test_plain_pair_is_the_networks_input():
     assert pair.calibrated and pair.weights is None and not pair.warnings and not pair.notes
     assert [line.split(" is ")[0] for line in pair.assumptions] == ["source_to_detector", "source_to_isocenter"]
     assert pair.beam == replace(BEAM, pixel_spacing=pair.beam.pixel_spacing)
+
+
+def test_a_pair_is_sized_where_both_sizes_are_known():
+    """By the file or by the user; one that is assumed is enough for none."""
+    assert _assemble(_plain(0), _plain(1)).sized
+    assert not _assemble(_plain(0), _plain(1, spacing=None, pixels=phantom_pair()[1][1:], mask=_seen()[1:])).sized
+    assert _assemble(_plain(0), _plain(1, spacing=None), field_of_view=430.0).sized
 
 
 @pytest.mark.parametrize("way", range(8))
