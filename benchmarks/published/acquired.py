@@ -27,7 +27,7 @@ def acquired_table(report: Mapping[str, Any]) -> list[str]:
             cells = [
                 f"{len(read)} of {len(rows)}",
                 str(_count(read, "notes", "lateral X-ray looks mirrored")),
-                str(_count(read, "notes", "was moved")),
+                str(_count(read, "notes", "so the first stage explains")),
                 str(_count(read, "warnings", "frontal X-ray looks mirrored")),
                 _range([min(row["agreement_db"]) for row in read], 1),
                 _range([row["residual"] for row in read], 2),

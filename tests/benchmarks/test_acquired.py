@@ -60,7 +60,7 @@ def test_a_folder_without_pairs_is_one_line(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_table_counts_what_was_done() -> None:
     """Refused pairs are counted and no more; mismatched ones have a row of their own."""
-    moved = ["the lateral X-ray was moved down by 6 mm and scaled by 1.00: so"]
+    moved = ["the lateral X-ray was moved down by 6 mm: so the first stage explains them best"]
     rows = [_row(0), _row(1, notes=moved), _row(2) | {"refused": "colours"}, _row(3, mismatched=True)]
     header, _, right, wrong = acquired_table({"rows": rows})
     assert header.count("|") == right.count("|") == wrong.count("|")
