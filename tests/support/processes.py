@@ -122,13 +122,13 @@ class Child:
         """Sends a signal."""
         os.kill(self.process.pid or 0, number)
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = 300.0) -> int:
         """Waits for the end; the exit code, negative for a signal."""
         self.process.join(seconds)
         assert self.process.exitcode is not None, f"still running after {seconds} s: {self.text()}"
         return self.process.exitcode
 
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 300.0) -> None:
         """Waits until something has happened, or the process has ended."""
         end = time.monotonic() + seconds
         while not happened() and self.process.is_alive():

@@ -206,7 +206,7 @@ def serving(folder: Path, **changes: Any) -> Iterator[Any]:
         yield client
 
 
-def wait_for(happened: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(happened: Callable[[], Any], seconds: float = 180.0) -> Any:
     """What a function gives when it first gives something true."""
     end = time.monotonic() + seconds
     while not (found := happened()):
