@@ -126,14 +126,16 @@ def _percent(count: int, total: int) -> str:
 def is_noticed(row: Mapping[str, Any]) -> bool:
     """Whether the program put a pair right, warned of it or refused it, by its thresholds of today.
 
-    A picture that was turned and is still not as it is read, of which nothing is said, is not noticed.
+    A picture that was turned and is still not as it is read, of which nothing is said, is not noticed; nor is one that
+    was merely brought into register with the other, which right pairs are, too.
     """
     if row["refused"]:
         return True
     views, calibrated, difference = ("frontal", "lateral"), row["calibrated"], row["slice_difference"]
     look = FirstLook(dict(zip(views, row["agreement_db"], strict=True)), row["mirrored_db"], difference)
     doubted = look.looks_mirrored(row["mirror"]) or bool(look.doubts(calibrated=calibrated))
-    return doubted or (bool(row["notes"]) and (row["upright"] or row["kind"] == "right"))
+    turned = any("so the first stage explains" not in note for note in row["notes"])
+    return doubted or (turned and (row["upright"] or row["kind"] == "right"))
 
 
 def missed_table(report: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,7 @@ def test_wrong_pair_differs_from_the_right_one(pool: list[np.ndarray], kind: str
         ({"warnings": ["the body leaves the frontal"]}, False),
         ({"agreement_db": [40.0, 20.0]}, True),
         ({"slice_difference": 0.3}, True),
+        ({"kind": "wrong_size", "notes": ["moved up by 6 mm: so the first stage explains them best"]}, False),
     ],
 )
 def test_noticed_is_what_was_done_or_said(change: dict, expected: bool) -> None:
