@@ -79,6 +79,27 @@ def test_overlays_change_only_what_exists(overlay, stage):
             node = node[part]
 
 
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_device_may_be_a_word(name):
+    """`--device cpu` on MONAI's command line gives a text; every expression about the device understands it."""
+    parser = ConfigParser(_load(name))
+    parser["device"], parser["network_def"] = (
+        "cpu",
+        {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1},
+    )
+    parser["imports"] = ["$import torch"]
+    about = [ID for ID, value in _leaves(_load(name)) if "@device" in str(value)]
+    assert about and all(parser.get_parsed_content(ID) is not None for ID in about)
+
+
+def _leaves(node: object, path: str = "") -> list[tuple[str, object]]:
+    """Every value below a config's node with its id."""
+    if not isinstance(node, (dict, list)):
+        return [(path, node)]
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return [leaf for key, value in items for leaf in _leaves(value, f"{path}#{key}" if path else str(key))]
+
+
 def test_stages_differ_only_where_the_table_says():
     """One recipe, three settings."""
     first = _load("stage1")

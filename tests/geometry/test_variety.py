@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from progressive_cascade.geometry import ConeBeam, GeometryRange, parse_range
+from progressive_cascade.geometry import ConeBeam, GeometryErrors, GeometryRange, parse_errors, parse_range
 
 BEAM = ConeBeam()
 TRAINED = BEAM.projection_matrices()
@@ -80,3 +80,32 @@ def test_impossible_ranges_are_refused(values: dict, message: str) -> None:
     """One line that names the field."""
     with pytest.raises(ValueError, match=message):
         parse_range(values)
+
+
+def test_errors_move_scale_and_turn_no_more_than_said() -> None:
+    """The isocenter's image moves, the picture grows about its middle, axes turn: each up to its limit, and near it."""
+    random, size, true = np.random.default_rng(0), 512, TRAINED
+    pitch = BEAM.pixel_spacing[0] / BEAM.magnification
+    errors = GeometryErrors(size=0.05, shift=12.0, turn=2.0)
+    shifts, scales, turns = [], [], []
+    for _ in range(200):
+        for told, was in zip(errors.apply(true, size, random), true, strict=True):
+            shifts.append(np.abs(told[:2, 3] / told[2, 3] - was[:2, 3] / was[2, 3]).max() * pitch)
+            scales.append(np.linalg.norm(_across(told)) / np.linalg.norm(_across(was)) - 1)
+            turns.append(np.degrees(np.arccos(np.clip(told[2, :3] @ was[2, :3], -1, 1))))
+    assert 11 < max(shifts) <= 12.001
+    assert 0.045 < np.abs(scales).max() < 0.0501
+    assert 1.8 < max(turns) <= 2 * np.sqrt(3)
+    np.testing.assert_allclose(GeometryErrors().apply(true, size, random), true, atol=1e-9)
+
+
+def _across(matrix: np.ndarray) -> np.ndarray:
+    """What of the columns' direction is not along the central ray."""
+    return matrix[0, :3] - (matrix[0, :3] @ matrix[2, :3]) * matrix[2, :3]
+
+
+@pytest.mark.parametrize("values", [{"size": -0.1}, {"shift": 1e9}, {"turn": float("nan")}, {"height": 3}])
+def test_impossible_errors_are_refused(values: dict) -> None:
+    """Each names the key."""
+    with pytest.raises(ValueError, match=next(iter(values))):
+        parse_errors(values)

@@ -17,6 +17,7 @@ from progressive_cascade.physics import (
     tube_spectrum,
     water_equivalent,
 )
+from progressive_cascade.physics.tones import TYPICAL
 
 QUIET = {
     "spectra": 0.0, "photons": (1e12, 1e12), "blur": 0.0, "scatter": 0.0, "heel": 0.0,
@@ -38,7 +39,7 @@ def _acquire(lines: torch.Tensor, settings: AcquisitionRange, seed: int = 0) -> 
 
 def test_calibrated_radiographs_keep_their_line_integrals() -> None:
     """Without noise and scatter nothing changes; the flag says 1."""
-    image, known, _ = _acquire(_thorax(), AcquisitionRange(scaled=0, display=0, **QUIET))
+    image, known, *_ = _acquire(_thorax(), AcquisitionRange(scaled=0, display=0, **QUIET))
     assert known.tolist() == [1, 1, 1]
     torch.testing.assert_close(image, _thorax(), atol=1e-3, rtol=0)
 
@@ -46,7 +47,7 @@ def test_calibrated_radiographs_keep_their_line_integrals() -> None:
 def test_scaled_radiographs_are_a_line_of_the_true_ones_in_each_view() -> None:
     """Gain and offset of every view lie in their ranges, and differ."""
     settings = AcquisitionRange(scaled=1, display=0, **QUIET)
-    image, known, _ = _acquire(_thorax(), settings)
+    image, known, *_ = _acquire(_thorax(), settings)
     assert known.tolist() == [0, 0, 0]
     found = []
     for given, true in zip(image.flatten(0, 1), _thorax().flatten(0, 1), strict=True):
@@ -57,14 +58,42 @@ def test_scaled_radiographs_are_a_line_of_the_true_ones_in_each_view() -> None:
     assert len(set(np.round(found, 4))) == len(found)
 
 
-def test_display_radiographs_have_the_scale_they_are_read_on() -> None:
-    """First and 99th percentiles at 0 and 6 whatever the curve; no two samples alike."""
-    image, known, _ = _acquire(_thorax(8), AcquisitionRange(scaled=0, display=1, **QUIET))
-    assert known.sum() == 0
-    low, high = torch.quantile(image[..., ::4, ::4].flatten(2), torch.tensor([0.01, 0.99]), dim=2)
-    torch.testing.assert_close(low, torch.zeros_like(low), atol=1e-4, rtol=0)
-    torch.testing.assert_close(high, torch.full_like(high, 6.0), atol=1e-4, rtol=0)
-    assert len({round(float(one[0, 32, 10]), 3) for one in image}) == len(image)
+def test_display_radiographs_are_read_as_pictures_are() -> None:
+    """Their quantiles are a typical patient's whatever the curve; the air beside him is 0; no two samples are alike."""
+    image, known, _, display = _acquire(_thorax(8), AcquisitionRange(scaled=0, display=1, clipped=0, **QUIET))
+    assert known.sum() == 0 and display is not None and display.sum() == 8
+    for view, kind in enumerate(("frontal", "lateral")):
+        bodies = [one[view][one[view] > TYPICAL[kind][0]] for one in image]
+        middles = torch.stack([body.median() for body in bodies])
+        torch.testing.assert_close(middles, torch.full_like(middles, TYPICAL[kind][10]), atol=0.05, rtol=0)
+        assert image[:, view, 0, 0].max() < TYPICAL[kind][0]
+    assert len({round(float(one[0, 32, 20]), 3) for one in image}) == len(image)
+
+
+def test_local_contrast_takes_what_the_surroundings_have_in_common() -> None:
+    """A wide hill flattens, against narrow lines on it; without it the order of the pixels is kept."""
+    lines = _thorax(6) + 0.3 * (torch.arange(64) % 8 < 2)
+
+    def order(contrast: float) -> float:
+        settings = AcquisitionRange(scaled=0, display=1, contrast=contrast, clipped=0, **QUIET)
+        image = _acquire(lines, settings).image[:, :, 16:48, 16:48]
+        inside = lines[:, :, 16:48, 16:48]
+        ranks = [
+            one.flatten(1).argsort(dim=1).argsort(dim=1).double() for one in (image.flatten(0, 1), inside.flatten(0, 1))
+        ]
+        return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*ranks, strict=True)]))
+
+    assert order(0.0) > 0.99 > order(1.0)
+
+
+def test_black_and_white_are_cut_off() -> None:
+    """Up to the share that is asked for has the darkest value, and the brightest."""
+    plain, cut = (
+        _acquire(_thorax(6), AcquisitionRange(scaled=0, display=1, contrast=0, clipped=clipped, **QUIET)).image
+        for clipped in (0.0, 0.2)
+    )
+    brightest = [(one == one.amax(dim=(-2, -1), keepdim=True)).float().mean(dim=(-2, -1)) for one in (plain, cut)]
+    assert brightest[0].max() < 0.02 < brightest[1].max() <= 0.22
 
 
 def test_focal_spot_and_detector_blur_the_beam() -> None:
@@ -82,7 +111,7 @@ def test_focal_spot_and_detector_blur_the_beam() -> None:
 def test_a_saturated_detector_shows_nothing_of_the_open_field() -> None:
     """Line integrals end at a floor of up to 1.2, of the uncalibrated alone; the patient's shadow stays."""
     settings = AcquisitionRange(scaled=0.5, display=0, gain=(1, 1), offset=0, **{**QUIET, "saturated": 1.0})
-    image, known, _ = _acquire(_thorax(16), settings)
+    image, known, *_ = _acquire(_thorax(16), settings)
     floors = image.flatten(1).amin(dim=1)
     assert 0 < known.sum() < 16 and (floors[known == 1] < 0.02).all()
     assert ((floors[known == 0] > 0.09) & (floors[known == 0] < 1.21)).all()
@@ -92,7 +121,7 @@ def test_a_saturated_detector_shows_nothing_of_the_open_field() -> None:
 
 def test_a_collimator_hides_a_border_that_counts_for_nothing() -> None:
     """Behind it stands the nearest pixel beside it; inside nothing changes; no side loses more than 15 %."""
-    image, _, weights = _acquire(_thorax(8), AcquisitionRange(scaled=0, display=0, **{**QUIET, "collimated": 1.0}))
+    image, _, weights, _ = _acquire(_thorax(8), AcquisitionRange(scaled=0, display=0, **{**QUIET, "collimated": 1.0}))
     assert weights is not None and set(weights.unique().tolist()) == {0.0, 1.0}
     torch.testing.assert_close(image[weights > 0], _thorax(8)[weights > 0], atol=1e-3, rtol=0)
     assert (weights[:, :, 10:-10, 10:-10] == 1).all()

@@ -119,6 +119,20 @@ def test_radiographs_see_the_patient_around_the_cube():
     assert exact < 0.1 * wrong
 
 
+def test_of_pictures_for_the_eye_a_wrong_geometry_is_told():
+    """The network is told another than the radiographs were taken in; of line integrals it is told the true one."""
+    errors, draws = {"size": 0.05, "shift": 10.0, "turn": 2.0}, torch.arange(2)
+    batch = {**_batch(), "draw": draws, "step": draws * 0}
+    for display in (0.0, 1.0):
+        acquisition = {"display": display, "scaled": 0.0, "spectra": 0.0, "photons": [1e9, 1e9]}
+        simulate = SimulateBatch(32, geometry=BEAM, acquisition=acquisition, display_errors=errors)
+        image, targets, _, told = simulate(batch)
+        moved = (told["projection_matrices"] - targets["matrices"]).abs().amax(dim=(1, 2, 3)) > 0
+        assert moved.tolist() == [bool(display)] * 2
+        plain = SimulateBatch(32, geometry=BEAM, acquisition=acquisition)(batch)
+        assert torch.equal(image, plain[0]) and torch.equal(plain[3]["projection_matrices"], targets["matrices"])
+
+
 def test_augmentation_leaves_what_it_moves_out_of_the_cube_in_the_radiographs():
     """The cube of the surrounded patient is the patient's without; beyond it stands what was moved there."""
     augment = RandAnatomyd(prob=1.0, max_scale=0.5)

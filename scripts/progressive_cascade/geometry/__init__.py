@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from progressive_cascade.geometry.beam import PRESETS, VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, parse_beam, volume_affine
 from progressive_cascade.geometry.sidecar import load_geometry, save_geometry
-from progressive_cascade.geometry.variety import TOLERANCE, GeometryRange, Misfit, parse_range
+from progressive_cascade.geometry.variety import (
+    TOLERANCE,
+    GeometryErrors,
+    GeometryRange,
+    Misfit,
+    parse_errors,
+    parse_range,
+)
 from progressive_cascade.geometry.views import VIEWS
 
 __all__ = [
@@ -15,10 +22,12 @@ __all__ = [
     "VOLUME_SHAPE",
     "VOXEL_SIZE",
     "ConeBeam",
+    "GeometryErrors",
     "GeometryRange",
     "Misfit",
     "load_geometry",
     "parse_beam",
+    "parse_errors",
     "parse_range",
     "save_geometry",
     "volume_affine",

@@ -195,6 +195,61 @@ class GeometryRange:
 
 
 @dataclass(frozen=True)
+class GeometryErrors:
+    """How far the geometry that is told may be from the one a picture was taken in, each view by itself.
+
+    Args:
+        size: largest share by which the picture's size is wrong.
+        shift: farthest it lies from where it is said to, along rows and columns, in the plane of the isocenter [mm].
+        turn: largest turn about each axis of the world [degrees].
+
+    Raises:
+        ValueError: if a value is not finite, negative, or too large.
+    """
+
+    size: float = 0.0
+    shift: float = 0.0
+    turn: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, most in (("size", 0.5), ("shift", 200.0), ("turn", 45.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GeometryErrors:
+        """From the fields by name, as a config holds them.
+
+        Raises:
+            ValueError: if a key is unknown or a value impossible.
+        """
+        names = [each.name for each in fields(cls)]
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(f"geometry errors: unknown keys {unknown}; the keys are {names}")
+        return cls(**values)
+
+    def apply(self, matrices: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+        """Matrices that are told in place of the true ones.
+
+        Args:
+            matrices: (view, 3, 4), RAS mm about the isocenter to pixels.
+            size: pixels per side of the detector.
+            random: where the numbers come from.
+
+        Returns:
+            float64 array of the same shape.
+        """
+        told, middle = [], (size - 1) / 2
+        for matrix in np.asarray(matrices, dtype=np.float64):
+            scale = 1 + random.uniform(-self.size, self.size)
+            shift = random.uniform(-self.shift, self.shift, 2) * size / np.array(_Pose.of(matrix, size).fields)
+            moved = np.diag([scale, scale, 1.0])
+            moved[:2, 2] = middle * (1 - scale) + shift
+            told.append(moved @ matrix @ _turned(random.uniform(-self.turn, self.turn, 3)))
+        return np.stack(told)
+
+
+@dataclass(frozen=True)
 class _Pose:
     """A view's matrix taken apart: distance [mm], sides of the field [mm], axes (columns, rows, along), offset [mm]."""
 
@@ -244,3 +299,8 @@ def _turned(degrees: np.ndarray) -> np.ndarray:
 def parse_range(values: GeometryRange | dict | None) -> GeometryRange | None:
     """A range from what a config may hold: null, the mapping of its fields, or the object itself."""
     return values if values is None or isinstance(values, GeometryRange) else GeometryRange.from_dict(dict(values))
+
+
+def parse_errors(values: GeometryErrors | dict | None) -> GeometryErrors | None:
+    """Errors from what a config may hold: null, the mapping of their fields, or the object itself."""
+    return values if values is None or isinstance(values, GeometryErrors) else GeometryErrors.from_dict(dict(values))

@@ -17,7 +17,7 @@ from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam, load_geometry, volume_affine
 from progressive_cascade.inference.opposite import mirror_matrices, mirror_pictures, mirrored_views
 from progressive_cascade.io import read_nifti
-from progressive_cascade.physics.variety import PATIENT_RANGE
+from progressive_cascade.physics.tones import typical_line_integrals
 from progressive_cascade.radiograph.check import check_views
 
 # Line integrals of a patient stay well below this; a display intensity of 8 to 16 bits does not.
@@ -95,18 +95,19 @@ def to_line_integrals(image: np.ndarray, *, display: bool = False) -> tuple[np.n
     """Bring radiographs of unknown intensity to the scale of line integrals.
 
     Args:
-        image: (view, rows, cols), line integrals or display values with bone bright.
+        image: (view, rows, cols), a frontal and laterals: line integrals or display values with bone bright.
         display: take them for display values, whatever their range.
 
     Returns:
         The image as float32, unchanged where it can be line integrals (0 to 30), and whether it is calibrated.
-        Otherwise each view's 1st and 99th percentiles are moved to 0 and 6, typical of a thorax at 70 keV.
+        Otherwise what typical patients cast, by the order of the grey levels
+        (:func:`progressive_cascade.physics.tones.typical_line_integrals`).
     """
     image = np.asarray(image, dtype=np.float32)
     if not display and image.min() > -1.0 and image.max() < _LARGEST_LINE_INTEGRAL:
         return image, True
-    low, high = np.percentile(image, [1, 99], axis=(1, 2), keepdims=True)
-    return ((image - low) * (PATIENT_RANGE / np.maximum(high - low, 1e-6))).astype(np.float32), False
+    kinds = ["frontal", *["lateral"] * (len(image) - 1)]
+    return typical_line_integrals(torch.from_numpy(image), kinds).numpy(), False
 
 
 class ToLineIntegralsd(MapTransform):

@@ -28,15 +28,18 @@ from progressive_cascade.physics.detection import (
     water_equivalent,
 )
 from progressive_cascade.physics.spectrum import Spectrum, tube_spectrum
+from progressive_cascade.physics.tones import typical_line_integrals
 from progressive_cascade.precision import upload
 
-PATIENT_RANGE = 6.0
-"""Display values: a view's 1st and 99th percentiles are moved to 0 and this, typical of a thorax at 70 keV."""
 _SCATTER_SIGMA_MM = 60.0
 # Scatter that is left in what calls itself calibrated, as a share of what the others have.
 _CORRECTED_SCATTER = 0.2
 # Widths of the blur that local contrast is measured against [share of the detector's side].
-_LOCAL = 0.08
+_LOCAL = (0.02, 0.15)
+# What is darker than this share of a picture's range is air beside the patient.
+_AIR = 0.07
+# Views of an examination: one frontal, then laterals.
+_KINDS = ("frontal", "lateral")
 # A detector saturates at this share of the beam without a patient, and a collimator cuts at most that share of a side.
 _CEILING = (0.3, 0.9)
 _SHUTTER = 0.15
@@ -61,6 +64,8 @@ class AcquisitionRange:
         collimated: share of the samples whose views are cut by a collimator, up to 15 % from each side.
         gain: least and most gain of a view.
         offset: largest offset of a view.
+        contrast: largest share of the surroundings' mean that local contrast takes from a picture for the eye.
+        clipped: largest share of a view's pixels that such a picture shows black, and as many white.
 
     Raises:
         ValueError: if a value is impossible.
@@ -78,6 +83,8 @@ class AcquisitionRange:
     collimated: float = 0.25
     gain: tuple[float, float] = (0.7, 1.4)
     offset: float = 0.3
+    contrast: float = 0.8
+    clipped: float = 0.04
 
     def __post_init__(self) -> None:
         for name in ("kilovolts", "photons", "gain"):
@@ -85,12 +92,12 @@ class AcquisitionRange:
             if not 0 < low <= high < math.inf:
                 raise ValueError(f"{name} must ascend from above 0, got {[low, high]}")
             object.__setattr__(self, name, (low, high))
-        for name in ("scaled", "display", "spectra", "heel", "saturated", "collimated"):
+        for name in ("scaled", "display", "spectra", "heel", "saturated", "collimated", "contrast"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.scaled + self.display > 1:
             raise ValueError(f"scaled and display must not exceed 1 together, got {self.scaled} and {self.display}")
-        for name, most in (("scatter", 100.0), ("blur", 10.0), ("offset", 100.0)):
+        for name, most in (("scatter", 100.0), ("blur", 10.0), ("offset", 100.0), ("clipped", 0.4)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
         for kilovolts in self.kilovolts:
@@ -136,11 +143,13 @@ class Acquired(NamedTuple):
         image: what is read off the detector (b, view, rows, cols).
         calibrated: 1 where these are line integrals, 0 where gain, offset or curve are unknown (b,).
         weights: 1 where a pixel shows the patient, 0 behind a collimator, same shape as the image; None: all do.
+        display: 1 where these are pictures for the eye (b,); None: none is.
     """
 
     image: Tensor
     calibrated: Tensor
     weights: Tensor | None
+    display: Tensor | None = None
 
 
 def acquire(
@@ -169,14 +178,8 @@ def acquire(
     if settings.scaled > 0:
         image = image * numbers["gain"] + numbers["offset"]
     if settings.display > 0:
-        image = torch.where(numbers["display"] > 0, _show(image, numbers), image)
-    return Acquired(image, numbers["calibrated"].flatten(), weights)
-
-
-def stretch(image: Tensor) -> Tensor:
-    """Each view's 1st and 99th percentiles moved to 0 and :data:`PATIENT_RANGE` (..., rows, cols)."""
-    low, high = _percentiles(image, 0.01, 0.99)
-    return (image - low) * (PATIENT_RANGE / (high - low).clamp(min=1e-6))
+        image = torch.where(numbers["display"] > 0, _show(image, numbers, weights), image)
+    return Acquired(image, numbers["calibrated"].flatten(), weights, numbers["display"].flatten())
 
 
 def _coarse(spectrum: Spectrum) -> Spectrum:
@@ -213,8 +216,11 @@ def _draw(settings: AcquisitionRange, random: np.random.Generator, *, views: int
         "curve": random.integers(3),
         "strength": random.uniform(),
         "centre": random.uniform(0.35, 0.65),
-        "local": random.uniform(0, 0.4),
         "noise": int(random.integers(2**62)),
+        "local": random.uniform(0, settings.contrast),
+        "width": np.exp(random.uniform(*np.log(_LOCAL))),
+        "black": random.uniform(0, settings.clipped, views),
+        "white": random.uniform(0, settings.clipped, views),
     }
 
 
@@ -261,8 +267,8 @@ def _collimate(image: Tensor, shutters: Tensor) -> tuple[Tensor, Tensor]:
     return image, weights
 
 
-def _show(image: Tensor, numbers: dict[str, Tensor]) -> Tensor:
-    """A monotone curve of each view, then local contrast, then the scale that display values are read on."""
+def _show(image: Tensor, numbers: dict[str, Tensor], seen: Tensor | None) -> Tensor:
+    """A monotone curve of each view, then local contrast, black and white, then read as any picture is."""
     low, high = _percentiles(image, 0.005, 0.995)
     share = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 1.2)
     curve, strength = numbers["curve"], numbers["strength"]
@@ -270,8 +276,28 @@ def _show(image: Tensor, numbers: dict[str, Tensor]) -> Tensor:
     sigmoid = torch.sigmoid((share - numbers["centre"]) * (2 + 5 * strength))
     film = -torch.expm1(-share * (0.5 + 2.5 * strength))
     share = torch.where(curve == 0, gamma, torch.where(curve == 1, sigmoid, film))
-    rows, cols = (blur_matrix(size, _LOCAL * size, share) for size in share.shape[-2:])
-    return stretch(share - numbers["local"] * (rows @ share @ cols.mT))
+    share = _enhance(share, numbers["local"], numbers["width"])
+    share = _clip(share, numbers["black"], 1 - numbers["white"])
+    kinds = [_KINDS[min(view, 1)] for view in range(image.shape[1])]
+    return typical_line_integrals(share, kinds, seen=None if seen is None else seen > 0)
+
+
+def _enhance(image: Tensor, local: Tensor, width: Tensor) -> Tensor:
+    """Less of what the body around a pixel has in common; the air beside it stays black."""
+    body = (image > _AIR).to(image)
+    rows, cols = (blur_matrix(size, width[..., 0, 0] * size, image) for size in image.shape[-2:])
+    common = (rows @ (image * body) @ cols.mT) / (rows @ body @ cols.mT).clamp(min=1e-3)
+    enhanced = image - local * common * body
+    darkest = enhanced.where(body > 0, torch.inf).amin(dim=(-2, -1), keepdim=True)
+    return enhanced.where(body > 0, darkest.clamp(max=0.0))
+
+
+def _clip(image: Tensor, black: Tensor, white: Tensor) -> Tensor:
+    """Between two quantiles of every view (b, view, 1, 1)."""
+    few = image[..., ::4, ::4].flatten(-2).sort(dim=-1).values
+    ends = ((few.shape[-1] - 1) * torch.cat([black, white], dim=-1)).round().long()[..., 0, :]
+    low, high = few.gather(-1, ends).unsqueeze(-1).split(1, dim=-2)
+    return torch.minimum(torch.maximum(image, low), high)
 
 
 def _percentiles(image: Tensor, *shares: float) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ import torch
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
+from progressive_cascade.physics.tones import typical_line_integrals
 from progressive_cascade.radiograph.assumptions import COST_OF_SCALE, COST_OF_SURROUNDINGS
 from progressive_cascade.radiograph.check import check_views
 from progressive_cascade.radiograph.fit import Model
@@ -24,7 +25,6 @@ from progressive_cascade.radiograph.lengths import (
 from progressive_cascade.radiograph.onto import fill, find_border, find_markers, open_field, resample
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.surroundings import misses_surroundings, show_surroundings
-from progressive_cascade.radiograph.tones import typical_line_integrals
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
 from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slice_difference, view_warnings
 
@@ -279,4 +279,8 @@ def _to_line_integrals(
             return image, "calibrated", []
         known = "scaled"
         warnings = [f"{one.path} shows no open field beside the patient: its scale is unknown"]
-    return typical_line_integrals(image, seen, kind, straight=known == "scaled"), known, warnings
+    straight = known == "scaled"
+    found = typical_line_integrals(
+        torch.from_numpy(image)[None], [kind], seen=torch.from_numpy(seen), straight=straight
+    )
+    return found[0].numpy(), known, warnings

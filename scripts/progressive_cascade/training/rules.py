@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from progressive_cascade.ct import SECTIONS
-from progressive_cascade.geometry import parse_beam, parse_range
+from progressive_cascade.geometry import parse_beam, parse_errors, parse_range
 from progressive_cascade.inference.refine import MAX_STEPS
 from progressive_cascade.phantom import parse_population
 from progressive_cascade.physics import AcquisitionRange
@@ -171,6 +171,7 @@ RULES: dict[str, Rule] = {
     "geometry_range": Rule("GeometryRange's fields or null", lambda value: value is None or bool(parse_range(value))),
     "range_share": _SHARE,
     "acquisition": Rule("AcquisitionRange's fields or null", _is_acquisition),
+    "display_errors": Rule("GeometryErrors's fields or null", lambda value: value is None or bool(parse_errors(value))),
     "surroundings_mm": _number("a number in [0, 150]", lambda value: 0 <= value <= 150),
     "populations": Rule("an object of populations' names and weights above 0", _is_populations),
     "loss_weights": Rule("an object of numbers of at least 0", _is_weights),

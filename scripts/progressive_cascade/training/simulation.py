@@ -18,8 +18,10 @@ from progressive_cascade.geometry import (
     VOLUME_SHAPE,
     VOXEL_SIZE,
     ConeBeam,
+    GeometryErrors,
     GeometryRange,
     parse_beam,
+    parse_errors,
     parse_range,
     volume_affine,
 )
@@ -27,7 +29,7 @@ from progressive_cascade.physics import Acquired, AcquisitionRange, acquire, har
 from progressive_cascade.physics.simulate import jittered_beam
 from progressive_cascade.precision import upload
 from progressive_cascade.projector import project
-from progressive_cascade.training.stream import AUGMENTATION, SIMULATION, SPECTRUM, WINDOW, derive
+from progressive_cascade.training.stream import AUGMENTATION, SIMULATION, SPECTRUM, UNTOLD, WINDOW, derive
 
 _EXTENT = VOLUME_SHAPE[0] * VOXEL_SIZE
 # A line integral that is as good as none: 2.5 mm of water.
@@ -52,6 +54,8 @@ class SimulateBatch(PrepareBatch):
         range_share: that share.
         acquisition: how radiographs are taken and what is known of their values,
             :class:`.physics.AcquisitionRange` or its fields, in place of `photons` and `uncalibrated`.
+        display_errors: how far the geometry that the network is told is off where the picture is one for the eye, whose
+            size and place nobody kept, :class:`.geometry.GeometryErrors` or its fields; None: not at all.
         augment: makes another patient of each; None: all stay as they are.
         surroundings_mm: how far around the cube the radiographs see the patient [mm]: his trunk goes on along z with
             the cube's end slices, and what augmentation moves out across is still there.
@@ -75,6 +79,7 @@ class SimulateBatch(PrepareBatch):
         geometry_range: GeometryRange | dict | None = None,
         range_share: float = 1.0,
         acquisition: AcquisitionRange | dict | None = None,
+        display_errors: GeometryErrors | dict | None = None,
         augment: RandAnatomyd | None = None,
         surroundings_mm: float = 0.0,
         window: int | None = None,
@@ -100,6 +105,7 @@ class SimulateBatch(PrepareBatch):
         self.acquisition = (
             AcquisitionRange.from_dict(dict(acquisition)) if isinstance(acquisition, Mapping) else acquisition
         )
+        self.display_errors = parse_errors(display_errors)
         self.augment = augment
         self.surroundings_mm = surroundings_mm
         self.window = window
@@ -139,7 +145,8 @@ class SimulateBatch(PrepareBatch):
         inner = slice(margin, margin + hu.shape[2])
         hu = seen[:, :, inner, inner, inner]
         random = [derive(self.seed, SIMULATION, draw) for draw in draws]
-        matrices = upload(np.stack([self._draw_matrices(each) for each in random]), hu.device)
+        true = np.stack([self._draw_matrices(each) for each in random])
+        matrices = upload(true, hu.device)
         acquired = self._radiographs(seen, matrices, random, step, voxel=_EXTENT / hu.shape[2])
         targets = {
             **self._target(hu, valid),
@@ -150,7 +157,7 @@ class SimulateBatch(PrepareBatch):
             "window": self._random_window(step),
         }
         arguments = {
-            "projection_matrices": matrices,
+            "projection_matrices": self._told(matrices, true, acquired.display, draws),
             "calibrated": acquired.calibrated,
             "weights": acquired.weights,
             "window": targets["window"],
@@ -242,6 +249,17 @@ class SimulateBatch(PrepareBatch):
             return self.beam.projection_matrices()
         beam = jittered_beam(self.beam, random, distance_jitter=self.distance_jitter, shift_jitter=self.shift_jitter)
         return beam.projection_matrices()
+
+    def _told(self, matrices: Tensor, true: np.ndarray, display: Tensor | None, draws: Sequence[int]) -> Tensor:
+        """The matrices that the network is told: of pictures for the eye others than the true ones."""
+        if self.display_errors is None or display is None:
+            return matrices
+        size = self.beam.detector_shape[0]
+        told = [
+            self.display_errors.apply(each, size, derive(self.seed, UNTOLD, draw))
+            for each, draw in zip(true, draws, strict=True)
+        ]
+        return torch.where(display[:, None, None, None] > 0, upload(np.stack(told), matrices.device), matrices)
 
     def _decalibrate(self, image: Tensor, random: Sequence[np.random.Generator]) -> Acquired:
         drawn = np.array([(each.random(), each.uniform(0.8, 1.2), each.uniform(-0.3, 0.3)) for each in random])

@@ -30,7 +30,7 @@ from progressive_cascade.errors import RunError, UserError
 from progressive_cascade.io import atomic_path
 
 # Numbers that keep apart what is drawn from one seed: order, augmentation, simulation, windows, loss, spectra.
-ORDER, AUGMENTATION, SIMULATION, WINDOW, LOSS, SPECTRUM = range(6)
+ORDER, AUGMENTATION, SIMULATION, WINDOW, LOSS, SPECTRUM, UNTOLD = range(7)
 
 
 def derive(seed: int, purpose: int, number: int) -> np.random.Generator:
