@@ -21,7 +21,7 @@ GPU_OPTIONS ?=
 # For `make image-check`: --torch-index, where torch comes from.
 IMAGE_OPTIONS ?=
 # Measurements with a target of their own below, most of them hours.
-LONG := $(addprefix benchmarks/,acquired.py archives.py cascade.py films.py geometries.py gpu.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py trust.py uncertainty.py)
+LONG := $(addprefix benchmarks/,acquired.py archives.py cascade.py films.py geometries.py gpu.py phantom_gap.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py texture.py trust.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
 QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)

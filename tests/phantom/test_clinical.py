@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from progressive_cascade.phantom import LABELS, Phantom, generate_phantom, parse_population
+from progressive_cascade.phantom import LABELS, Phantom, generate_phantom, parse_population, skeleton
+from progressive_cascade.phantom.cage import Cage
 from progressive_cascade.phantom.families import heart_width
 from progressive_cascade.phantom.patient import Patient
+from progressive_cascade.phantom.raster import Canvas
 
 SIZE, SPACING = 64, 5.6
 BONES = ("vertebra", "rib", "sternum", "clavicle", "scapula", "humerus")
@@ -96,7 +98,7 @@ def test_no_bone_lies_bare():
         (lambda p: max(p.disease.pneumothorax) > 20, "pneumothorax", -1000, -950),
         (lambda p: max(p.disease.collapse) > 35, "consolidation", -60, 60),
         (lambda p: p.disease.mass[0] > 30, "lesion", 10, 60),
-        (lambda p: len(p.bowel_gas) > 5, "bowel_gas", -960, -700),
+        (lambda p: sum(radius > 14 for *_, radius in p.bowel_gas) > 3, "bowel_gas", -960, -700),
     ],
 )
 def test_findings_have_the_hu_of_what_they_are(wanted, name, low, high):
@@ -105,6 +107,49 @@ def test_findings_have_the_hu_of_what_they_are(wanted, name, low, high):
     phantom = paint(first(wanted, population), population)
     assert where(phantom, name).sum() > 8
     assert low <= np.median(phantom.hu[where(phantom, name)]) <= high
+
+
+@pytest.mark.parametrize("spacing", [1.4, 5.6])
+def test_fissure_keeps_its_mass_on_every_grid(spacing):
+    """A sheet of half a millimetre that is 1000 HU above its lung adds 500 HU mm to a line across it."""
+    canvas = Canvas((16, 16, 16), spacing, background=-900.0)
+    canvas.labels += LABELS["lung_right"]
+    x, _, z = canvas.lattice.points()
+    slanted = (z + 0.3 * x).expand([len(axis) for axis in canvas.lattice.axes]) / np.hypot(1, 0.3)
+    for label, mass in ((LABELS["lung_left"], 0.0), (LABELS["lung_right"], 500 * np.hypot(1, 0.3))):
+        canvas.paint_sheet(slanted, 0.5, value=100.0, label=label)
+        across = (canvas.hu + 900).sum(2)[4:12, 4:12].mean() * spacing
+        assert float(across) == pytest.approx(mass, rel=0.05)
+
+
+def test_fissures_run_through_the_lungs_and_wires_around_the_sternum(monkeypatch):
+    """A patient with both differs from the same without: in the lungs, falling to the front, and about the sternum."""
+    population = "basic+lungs+findings"
+    seed = first(lambda p: p.fissure > 0.5 and p.sternal_wires > 4, population)
+    p, phantom = draw(seed, population), paint(seed, population)
+    plain = SimpleNamespace(draw=lambda *_: replace(p, fissure=0.0, sternal_wires=0))
+    monkeypatch.setattr("progressive_cascade.phantom.generate.parse_population", lambda _: plain)
+    without = generate_phantom(seed, shape=(SIZE, SIZE, SIZE), spacing=SPACING, population=population)
+    added = (phantom.hu.astype(int) - without.hu) > 20
+    lungs = where(without, "lung_right", "lung_left")
+    left = np.argwhere(added & where(without, "lung_left"))
+    assert len(left) > 100 and np.corrcoef(left[:, 1], left[:, 2])[0, 1] < -0.4
+    assert (where(phantom, "lung_right", "lung_left") == lungs)[added].mean() > 0.9  # a fissure takes no label
+    sternum = np.argwhere(where(without, "sternum"))
+    near = np.zeros_like(lungs)
+    near[tuple(slice(low, high + 1) for low, high in zip(sternum.min(0) - 3, sternum.max(0) + 3, strict=True))] = True
+    assert (added & near & ~lungs).sum() > 10
+    assert (lungs | near)[added].mean() > 0.97
+
+
+def test_spurs_stand_in_front_of_the_spine_on_the_right():
+    """Every spur lies right of the middle and before the vertebral bodies' centres, below the third vertebra."""
+    p = draw(first(lambda p: p.osteophytes > 6, "basic+findings"), "basic+findings")
+    cage = Cage(p)
+    spurs = skeleton.osteophytes(cage)
+    ends = np.concatenate([spurs.start, spurs.end])
+    assert (ends[:, 0] > 0).all() and (ends[:, 1] > cage.spine.at(ends[:, 2]) + 3).all()
+    assert ends[:, 2].max() < p.apex - 3 * p.vertebra_step
 
 
 def test_short_scan_repeats_its_ends():

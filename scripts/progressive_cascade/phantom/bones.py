@@ -15,6 +15,7 @@ from progressive_cascade.phantom.tubes import tube
 
 _CORTICAL = 820.0  # HU of the shells at a bone density of 1; spongy bone follows below
 _SPONGY = 170.0
+_OSTEOPHYTE = 480.0
 
 
 def paint_bones(scene: Scene) -> None:
@@ -34,6 +35,8 @@ def paint_bones(scene: Scene) -> None:
         (skeleton.clavicles(cage), "clavicle", 1.7),
     ):
         scene.paint_hollow(tubes, (_CORTICAL * density, _SPONGY * density), label, wall=shell)
+    if cage.patient.osteophytes:
+        scene.paint_tubes(skeleton.osteophytes(cage), _OSTEOPHYTE * density, "vertebra")
 
 
 def _paint_canal(scene: Scene) -> None:

@@ -60,6 +60,10 @@ def _paint_fat_planes(scene: Scene, wall: Tensor, muscle: Tensor, fat: Tensor) -
         high = np.array([side * (p.cage_width + 2), 2.0, p.apex - 38])
         pit = organs.capsule(frame, low, high, 13.0 + 0.3 * p.fat_side) + 2 * scene.blotches
         pits = pit if pits is None else torch.minimum(pits, pit)
+        if p.outline.supraclavicular:  # between the neck and the clavicle
+            depth = float(frame.cage.spine.at(p.apex)) + 46
+            low, high = np.array([side * 88, depth, p.apex - 4]), np.array([side * 46, depth, p.apex + 16])
+            pits = torch.minimum(pits, organs.capsule(frame, low, high, p.outline.supraclavicular))
     layers = [Layer(fat, LABELS["fat"])]
     scene.canvas.paint_field(smooth_max(pits, muscle + 9.0, 6.0), layers)
     for depth, wave in ((13.5, scene.blotches), (24.0, scene.texture)):

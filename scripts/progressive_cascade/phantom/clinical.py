@@ -17,6 +17,8 @@ _ANSUR = "Gordon et al., 2012 Anthropometric Survey of U.S. Army Personnel, NATI
 _KYPHOSIS = "Fon, Pitt & Thies 1980, doi 10.2214/ajr.134.5.979"
 _DOMES = "Lennon & Simon 1965, doi 10.1259/0007-1285-38-456-937"
 _AORTA = "Wolak et al. 2008, doi 10.1016/j.jcmg.2007.11.005"
+_NOISE = "as in the training CTs, which range like Christianson et al. 2015, doi 10.2214/AJR.14.13613"
+
 _CHOSEN = "chosen"
 
 
@@ -68,6 +70,7 @@ TABLE: dict[str, Quantity] = {
     "breast": Quantity("build", LogNormal(1.0, 0.35, 0.35, 2.1), "size of a woman's breasts, 1: about 250 ml each"),
     "breast_aside": Quantity("build", Uniform(-8, 26), "how far they fall to the sides, mm"),
     "breast_drop": Quantity("build", Uniform(-12, 22), "how far they hang, mm"),
+    "supraclavicular": Quantity("build", Uniform(5, 11), "radius of the fat above the clavicles in a lean patient, mm"),
     "shoulders": Quantity("arms", Normal(1.06, 0.08, 0.86, 1.26), "width, 1: joints 264 mm apart", _ANSUR),
     "shoulder_flesh": Quantity("arms", Uniform(34, 52), "radius of the flesh between neck and shoulder, mm"),
     "arms_raised": Quantity(
@@ -86,6 +89,7 @@ TABLE: dict[str, Quantity] = {
     "recess": Quantity("lungs", Uniform(0.02, 0.34), "slope of each dome towards the back"),
     "dome_peak": Quantity("lungs", Normal(0, 0.12, -0.3, 0.3), "top of each dome aside, share of its half width"),
     "dome_spread": Quantity("lungs", Normal(1, 0.1, 0.78, 1.25), "width of each dome against a schematic one"),
+    "fissure": Quantity("lungs", Sometimes(0.85, Uniform(0.3, 0.8)), "thickness of the fissures between lobes, mm"),
     "heart_width": Quantity("heart", Normal(0.49, 0.055, 0.38, 0.66), "cardiothoracic ratio"),
     "heart_tilt": Quantity("heart", Normal(38, 8, 20, 55), "of its axis at the mean ratio, degrees"),
     "heart_shift": Quantity("heart", Normal(1, 7, -16, 16), "to the right, mm"),
@@ -104,6 +108,14 @@ TABLE: dict[str, Quantity] = {
     "contrast": Quantity("findings", Sometimes(0.45, Uniform(50, 280)), "medium in the blood, HU"),
     "bowel_gas": Quantity("findings", Uniform(0, 9), "pockets of gas in the bowel"),
     "rods": Quantity("findings", Sometimes(0.03, Uniform(1, 1)), "metal beside the spine"),
+    "sternal_wires": Quantity("findings", Sometimes(0.06, Uniform(5, 8)), "loops of wire in the sternum"),
+    "osteophytes": Quantity("findings", Sometimes(0.5, Uniform(2, 9)), "how far spurs stand off the spine, mm"),
+    "noise": Quantity("scanner", LogNormal(9, 0.6, 3, 34), "standard deviation in flesh, HU", _NOISE),
+    "kernel": Quantity("scanner", Uniform(0.16, 0.42), "frequency at which the kernel's window ends, 1/mm"),
+    "blur": Quantity("scanner", Uniform(0.5, 1.2), "standard deviation of a point within a slice, mm"),
+    "slice": Quantity("scanner", Sometimes(0.5, Uniform(1, 2.6), Uniform(2.6, 5)), "thickness, mm"),
+    "overlap": Quantity("scanner", Uniform(0.7, 1), "interval of the slices over their thickness"),
+    "grain": Quantity("scanner", Uniform(0.6, 1.5), "strength of the texture of tissues"),
 }
 """What is drawn for a patient, in this order, each family from a stream of its own."""
 

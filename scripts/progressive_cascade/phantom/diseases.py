@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from progressive_cascade.phantom.cage import smooth_max
+from progressive_cascade.phantom.fissures import oblique_fissure
 from progressive_cascade.phantom.labels import LABELS
 from progressive_cascade.phantom.organs import ellipsoid
 from progressive_cascade.phantom.raster import Layer
@@ -47,13 +48,9 @@ def _paint(scene: Scene, field: Tensor, value: float | Tensor, label: str) -> No
 
 
 def _lobe(scene: Scene, index: int, side: int) -> Tensor:
-    """Negative in the lobe: the oblique fissure falls from the fourth vertebra to the front of the diaphragm."""
-    frame, p = scene.frame, scene.frame.patient
-    behind = p.apex - 3.5 * p.vertebra_step
-    dome = p.dome_right if side > 0 else p.dome_left
-    slope = (dome - 10 - behind) / (0.6 * p.cage_front - p.cage_back)
-    above = (frame.z - behind - slope * (frame.y - p.cage_back)) / float(np.hypot(1, slope))
-    return above if p.disease.lobe[index] == 1 else -above
+    """Negative in the lobe below the oblique fissure, or above it."""
+    above = oblique_fissure(scene.frame, side)
+    return above if scene.frame.patient.disease.lobe[index] == 1 else -above
 
 
 def _beside_spine(scene: Scene, index: int, side: int) -> Tensor:
@@ -116,3 +113,13 @@ def paint_rods(scene: Scene) -> None:
             scene.paint_tubes(
                 tube(np.stack([place, place + np.array([-side * 4.0, 34.0, 0.0])]), 2.6), _METAL, "device"
             )
+
+
+def paint_sternal_wires(scene: Scene) -> None:
+    """Loops of wire that hold a sternum together after surgery."""
+    p, front = scene.frame.patient, scene.frame.cage.front
+    turn = np.linspace(0, 2 * np.pi, 13)
+    for z in p.sternum_top - p.sternum_length * np.linspace(0.08, 0.85, p.sternal_wires):
+        middle = float(front.at(z)) + 7.0
+        loop = np.stack([19 * np.cos(turn), middle + 8 * np.sin(turn), z + 2 * np.cos(turn)], 1)
+        scene.paint_tubes(tube(loop, 0.5), _METAL, "device", add=True)

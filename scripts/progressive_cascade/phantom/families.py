@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from progressive_cascade.phantom.clinical import draw_family
-from progressive_cascade.phantom.patient import Arm, Diaphragm, Disease, Patient, Pose, Scan, rotation
+from progressive_cascade.phantom.patient import Arm, Diaphragm, Disease, Patient, Pose, Scan, Scanner, rotation
 
 _HEART_SCALES = (0.92, 1.4)  # smaller or larger ones do not occur in this chest
 
@@ -52,6 +52,7 @@ def _build(p: Patient, rng: np.random.Generator) -> Patient:
         waves=tuple(waves),
         breast_aside=v["breast_aside"],
         breast_drop=v["breast_drop"],
+        supraclavicular=v["supraclavicular"] + 0.15 * v["fat"],
     )
     ratio = v["growth"] * rng.uniform(0.94, 1.06)
     return replace(
@@ -109,6 +110,7 @@ def _lungs(p: Patient, rng: np.random.Generator) -> Patient:
         dome_height=v["dome_height"],
         liver_reach=right - float(rng.uniform(100, 180)),
         diaphragm=shape,
+        fissure=v["fissure"],
     )
 
 
@@ -167,7 +169,29 @@ def _findings(p: Patient, rng: np.random.Generator) -> Patient:
         )
         for _ in range(int(v["bowel_gas"]))
     )
-    return replace(p, findings=replace(p.findings, contrast=v["contrast"]), bowel_gas=gas, rods=v["rods"] > 0)
+    return replace(
+        p,
+        findings=replace(p.findings, contrast=v["contrast"]),
+        bowel_gas=gas,
+        rods=v["rods"] > 0,
+        sternal_wires=int(v["sternal_wires"]),
+        osteophytes=v["osteophytes"],
+    )
+
+
+def _scanner(p: Patient, rng: np.random.Generator) -> Patient:
+    v = draw_family("scanner", rng)
+    return replace(
+        p,
+        scanner=Scanner(
+            noise=v["noise"],
+            kernel=v["kernel"],
+            blur=v["blur"],
+            thickness=v["slice"],
+            interval=v["slice"] * v["overlap"],
+            grain=v["grain"],
+        ),
+    )
 
 
 FAMILIES: dict[str, Callable[[Patient, np.random.Generator], Patient]] = {
@@ -179,5 +203,6 @@ FAMILIES: dict[str, Callable[[Patient, np.random.Generator], Patient]] = {
     "heart": _heart,
     "disease": _disease,
     "findings": _findings,
+    "scanner": _scanner,
 }
 """Families of numbers in the order in which they are drawn: later ones may depend on earlier ones."""

@@ -8,18 +8,21 @@ from operator import index
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, volume_affine
-from progressive_cascade.phantom import bones, chest, diseases, lesions
+from progressive_cascade.phantom import bones, chest, diseases, fissures, lesions
 from progressive_cascade.phantom.mediastinum import lay_out_mediastinum
 from progressive_cascade.phantom.organs import heart_center, make_frame
 from progressive_cascade.phantom.patient import Patient
 from progressive_cascade.phantom.population import parse_population
 from progressive_cascade.phantom.raster import Canvas
 from progressive_cascade.phantom.scan import crop_to_scan
+from progressive_cascade.phantom.scanner import acquire
 from progressive_cascade.phantom.scene import Scene
 
 _MIN_SIZE = 8
+_SCANNER_STREAM = 50  # key of the random numbers of grain and noise
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,17 @@ def generate_phantom(
     patient = people.draw(streams[0], seed)
     canvas = Canvas(shape, spacing)
     with torch.no_grad():
-        _paint(canvas, patient, streams[1:])
+        body = _paint(canvas, patient, streams[1:])
+        if patient.scanner is not None:
+            own = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SCANNER_STREAM,)))
+            acquire(canvas, patient.scanner, own, body=body)
+        crop_to_scan(canvas, patient.scan)
         hu = canvas.hu.round_().clamp_(-1024, 3071).to(torch.int16).numpy()
     return Phantom(hu, canvas.labels.numpy(), volume_affine(shape, spacing))
 
 
-def _paint(canvas: Canvas, patient: Patient, streams: list[np.random.Generator]) -> None:
-    """The patient, from the skin inwards; what lies within something is painted after it."""
+def _paint(canvas: Canvas, patient: Patient, streams: list[np.random.Generator]) -> Tensor:
+    """The patient, from the skin inwards; what lies within something is painted after it. Returns the skin's field."""
     frame = make_frame(patient, canvas.lattice)
     texture, blotches = (canvas.lattice.noise(s, passes=n) for s, n in zip(streams[:2], (1, 5), strict=True))
     layout = lay_out_mediastinum(frame.cage, heart_center(frame))
@@ -88,6 +95,7 @@ def _paint(canvas: Canvas, patient: Patient, streams: list[np.random.Generator])
     chest.paint_body(scene)
     chest.paint_abdomen(scene)
     chest.paint_lungs(scene)
+    fissures.paint_fissures(scene)
     chest.paint_mediastinum(scene)
     diseases.paint_bowel_gas(scene)
     bones.paint_bones(scene)
@@ -95,8 +103,9 @@ def _paint(canvas: Canvas, patient: Patient, streams: list[np.random.Generator])
     lesions.paint_lesions(scene, streams[3])
     diseases.paint_diseases(scene)
     diseases.paint_rods(scene)
+    diseases.paint_sternal_wires(scene)
     lesions.paint_device(scene, streams[4])
-    crop_to_scan(canvas, patient.scan)
+    return scene.fields["body"]
 
 
 def _parse_whole(value: object, name: str) -> int:

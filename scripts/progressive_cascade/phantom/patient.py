@@ -136,6 +136,7 @@ class Outline:
         waves: rows of wave vector x, y, z [1/mm], phase [rad] and amplitude [mm]: unevenness of the fat.
         breast_aside: how far breasts fall to the sides [mm].
         breast_drop: how far they hang [mm].
+        supraclavicular: radius of the fat above the clavicles [mm].
         shoulder_radius: of the flesh between neck and shoulder [mm], 0 for none.
         arms: right and left, None where :attr:`Patient.arms_up` says it all.
     """
@@ -149,6 +150,7 @@ class Outline:
     waves: tuple[tuple[float, float, float, float, float], ...] = ()
     breast_aside: float = 0.0
     breast_drop: float = 0.0
+    supraclavicular: float = 0.0
     shoulder_radius: float = 0.0
     arms: tuple[Arm, Arm] | None = None
 
@@ -205,6 +207,27 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Scanner:
+    """What a CT scanner makes of the tissues it sees.
+
+    Args:
+        noise: standard deviation in the body [HU].
+        kernel: frequency at which the reconstruction's window ends [1/mm].
+        blur: standard deviation of its point within a slice [mm].
+        thickness: of a slice [mm].
+        interval: of the slices [mm].
+        grain: factor on the texture of the tissues.
+    """
+
+    noise: float
+    kernel: float
+    blur: float
+    thickness: float
+    interval: float
+    grain: float
+
+
+@dataclass(frozen=True)
 class Patient:
     """Everything but the pose that shapes one patient; lengths in mm, positions in the patient's frame (RAS)."""
 
@@ -241,8 +264,12 @@ class Patient:
     diaphragm: Diaphragm = Diaphragm()
     disease: Disease = Disease()
     scan: Scan = Scan()
+    scanner: Scanner | None = None  # every tissue is smooth where there is none
     bowel_gas: tuple[tuple[float, float, float, float], ...] = ()  # centre x, y, z below the domes, and radius
     rods: bool = False  # metal beside the spine
+    fissure: float = 0.0  # thickness of the folds between the lobes of the lungs
+    sternal_wires: int = 0
+    osteophytes: float = 0.0  # how far spurs stand off the spine
     heart_depth: float = 1.0  # of the ventricles across their axis, against a schematic heart
 
     @property

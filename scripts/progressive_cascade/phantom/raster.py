@@ -202,6 +202,31 @@ class Canvas:
         if layer.opacity >= 0.5:
             self.labels[box[0], box[1], box[2]].masked_fill_(coverage > 0.5, layer.label)
 
+    def paint_sheet(self, distance: Tensor, thickness: float, *, value: float, label: int) -> None:
+        """Paint a thin sheet about the zero level of a distance field, over one label, to the share of each voxel.
+
+        Args:
+            distance: signed, on the lattice [mm].
+            thickness: of the sheet [mm]; its mass is kept on every grid.
+            value: HU.
+            label: of the anatomy that it runs through, which stays.
+        """
+        box = [slice(0, count) for count in self.shape]
+        sample, h = self._sampler(distance, box), self.spacing
+        for start in range(0, self.shape[0], _SLAB):
+            rows = slice(start, min(start + _SLAB, self.shape[0]))
+            middle = sample(rows) / h
+            half = 0.5 * thickness / h
+            share = (half - middle + 0.5).clamp_(0.0, 1.0).sub_((0.5 - half - middle).clamp_(0.0, 1.0))
+            share.masked_fill_(self.labels[rows] != label, 0.0)
+            self.hu[rows].add_(share.mul_(value - self.hu[rows]))
+
+    def add_field(self, field: Tensor, times: Callable[[int], Tensor], box: tuple[slice, slice]) -> None:
+        """Add a field on the lattice, times voxels (y, z) that are given for each x slice of a box, to the HU."""
+        sample = self._sampler(field, [*box, slice(0, self.shape[2])])
+        for x in range(self.shape[0])[box[0]]:
+            self.hu[x, box[1]].add_(sample(slice(x, x + 1))[0].mul_(times(x)))
+
     def paint_local(
         self,
         center: Sequence[float],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -210,6 +211,22 @@ def posterior_elements(cage: Cage) -> Tubes:
             tip = (half_width + (16 if name[0] != "C" else 4), back - 18, z + 4)
             process = _rows(side, [(0.72 * half_width, back - 10, z + 2), tip])
             parts += [tube(pedicle, 3.2, 5.0), tube(lamina, 2.2, 7.0), tube(facet, 4.0), tube(process, 4.0, 5.0)]
+    return join(parts)
+
+
+def osteophytes(cage: Cage) -> Tubes:
+    """Spurs that bridge some of the discs in front on the right, where the aorta does not keep them away."""
+    p = cage.patient
+    heights = p.vertebra_heights()
+    names = [f"T{number}" for number in range(5, 13)] + ["L1", "L2", "L3"]
+    parts = []
+    for upper, lower in pairwise(names):
+        a, b = vertebra_sizes(upper)
+        z = 0.5 * (heights[upper] + heights[lower])
+        size = p.osteophytes * (0.65 + 0.35 * float(np.sin(37 * p.osteophytes + 2.4 * z)))  # not every disc alike
+        rim = np.array([0.72 * a + 0.5 * size, float(cage.spine.at(z)) + 0.69 * b + 0.3 * size, z])
+        bridge = rim + np.array([[-0.4 * size, -0.2 * size, 7.0], [0, 0, 0], [-0.4 * size, -0.2 * size, -7.0]])
+        parts.append(tube(bridge, max(0.5 * size, 0.8)))
     return join(parts)
 
 
