@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,8 +77,24 @@ LONGEST = (
 """Files of tests that take longest, ten seconds and more: begun first, no core waits for another at the end."""
 
 
+FORKING = (
+    "test_faults",
+    "test_multi_gpu",
+    "test_resume",
+    "test_settings",
+    "test_folders_killed",
+    "test_results_script",
+    "test_cascade",
+    "test_watch",
+    "test_page",
+    "test_workers",
+)
+"""Files of tests that fork children (tests/support/processes.py): run by one process of the suite, which starts one
+server to fork from, and imports once what children need."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others in their order."""
+    """The longest files first, those that fork among them, the others in their order."""
     order = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
@@ -86,6 +103,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are cores: a test that waits for others to answer leaves its core idle."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests are run by one process, and so are all that fork."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "forking" if Path(file).stem in FORKING else file
+
+    return ByFile(config, log)
 
 
 THREADS = torch.get_num_threads()

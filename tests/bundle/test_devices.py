@@ -57,7 +57,7 @@ def _settings(folder: Path, phantoms: Path, source: Path, name: str) -> dict[str
     return {**settings, "loss_weights": {"l1": 1.0, "mse": 1.0}} if stage == 1 else settings
 
 
-@pytest.mark.parametrize("name", ["stage1", "stage2", "stage3", "train"])
+@pytest.mark.parametrize("name", ["stage1", "stage2", "stage3"])
 def test_training_lies_on_the_device(name, monkeypatch, tmp_path, phantoms, source):
     """A stage's epoch, validation and checkpoint, with the config's own loss, never mix the device with the CPU."""
     monkeypatch.chdir(BUNDLE)
@@ -225,11 +225,6 @@ def _run_bundle(folder: Path, source: Path, output: Path, monkeypatch: pytest.Mo
     assert list((output / "cts").rglob("*.nii.gz"))
 
 
-def test_inference_lies_on_the_device(source, monkeypatch, tmp_path):
-    """Network and inferer with its solver."""
-    _run_bundle(source, source, tmp_path, monkeypatch)
-
-
 def test_evaluation_lies_on_the_device(source, monkeypatch, tmp_path):
     """Network, simulation, inferer, metrics and report of evaluate.json."""
     monkeypatch.chdir(source)
@@ -248,7 +243,7 @@ def test_evaluation_lies_on_the_device(source, monkeypatch, tmp_path):
 
 
 def test_an_exported_bundle_lies_on_the_device(source, monkeypatch, tmp_path, phantoms):
-    """Its configs are the same after export: training and inference."""
+    """Inference, its network and inferer with their solver; training by train.json, which is the third stage."""
     folder = export(source, tmp_path / "out", monkeypatch)
     _run_bundle(folder, source, tmp_path, monkeypatch)
     settings = _settings(tmp_path, phantoms, source, "stage3")

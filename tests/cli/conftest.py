@@ -16,6 +16,7 @@ from progressive_cascade.inference.first_look import FirstLook
 from progressive_cascade.inference.reconstruct import Reconstruction
 from progressive_cascade.io import save_nifti
 from tests.ct.test_prepare import _write_dicom
+from tests.support.cube import place_coarsely
 from tests.support.planted import IN_A_STUDY, PERSON, plant
 from tests.support.radiographs import phantom_pair, save_dx
 from tests.support.trunk import trunk_hu
@@ -28,7 +29,9 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = np.indices((64, 64, 64)).transpose(1, 2, 3, 0) - 31.5
     hu = np.where(((points / [24, 16, 60]) ** 2).sum(-1) < 1, 20, -1000).astype(np.int16)
     save_nifti(hu, volume_affine((64, 64, 64), 5.6, (40.0, -30.0, 700.0)), folder / "ct.nii.gz")
-    assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        place_coarsely(patch, 64)
+        assert main(["simulate", str(folder / "ct.nii.gz"), "--output", str(folder / "xrays")]) == 0
     return folder / "xrays"
 
 

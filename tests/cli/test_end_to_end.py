@@ -28,7 +28,7 @@ MARKER = ORIGIN + np.array([-75.0, 35.0, 40.0])
 MIRROR = ORIGIN + np.array([75.0, 35.0, 40.0])
 RADIUS = 22.0
 """Of the ball [mm]."""
-SECOND_STAGE = ["--checkpoint", str(BUNDLE / "models" / "stage2_best.pt"), "--no-report"]
+FIRST_STAGE, SECOND_STAGE = (["--checkpoint", str(BUNDLE / "models" / f"stage{stage}_best.pt")] for stage in (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def _simulate_and_reconstruct(hu: np.ndarray, affine: np.ndarray, folder: Path, 
     arguments = ["--pa", "pa.nii.gz", "--lateral", "lateral.nii.gz", "--geometry", "geometry.json"]
     paths = [str(folder / "xrays" / item) if "." in item else item for item in arguments]
     output = str(folder / "reconstruction.nii.gz")
-    assert main(["reconstruct", *paths, "--refine", "1", "--output", output, *options]) == 0
+    assert main(["reconstruct", *paths, "--refine", "1", "--no-report", "--output", output, *options]) == 0
 
 
 def _box(index: Iterable[float], spacing: float) -> tuple[slice, slice, slice]:
@@ -142,7 +142,7 @@ def test_real_ct_is_reconstructed_in_its_own_world(
 ) -> None:
     """A real patient: the reconstruction overlays the prepared CT, and correlates with it.
 
-    Of the first two stages, cheaper by far; the third runs for the phantom above.
+    Of the first stage, cheaper by far; the others run for the phantom above.
     """
     source = real_cts / "thorax_LIDC-IDRI-0001.nii.gz"
     prepared: list[PreparedCase] = []
@@ -154,8 +154,8 @@ def test_real_ct_is_reconstructed_in_its_own_world(
     assert main(["simulate", str(source), "--output", str(tmp_path)]) == 0
     views = ["--pa", str(tmp_path / "pa.nii.gz"), "--lateral", str(tmp_path / "lateral.nii.gz")]
     output = tmp_path / "ct.nii.gz"
-    views += ["--geometry", str(tmp_path / "geometry.json"), "--refine", "0"]
-    assert main(["reconstruct", *views, *SECOND_STAGE, "--output", str(output)]) == 0
+    views += ["--geometry", str(tmp_path / "geometry.json"), "--refine", "0", "--no-report"]
+    assert main(["reconstruct", *views, *FIRST_STAGE, "--output", str(output)]) == 0
     (case,) = prepared
     image = nib.load(output)
     np.testing.assert_allclose(image.affine, case.affine, atol=1e-3)

@@ -14,7 +14,6 @@ import torch
 from progressive_cascade.attenuation import hu_to_mu
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam, GeometryRange, volume_affine
-from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.projector import line_integrals
 from progressive_cascade.radiograph.fit import Model, field_of, fit_detector, is_inside
 from progressive_cascade.radiograph.lengths import Choices
@@ -22,7 +21,7 @@ from progressive_cascade.radiograph.onto import resample_views
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
 from progressive_cascade.radiograph.record import Radiograph
-from tests.support.radiographs import FOCAL, SIZE, save_dx, signal
+from tests.support.radiographs import FOCAL, SIZE, phantom_hu, save_dx, signal
 
 RANGE = GeometryRange((600.0, 1900.0), (300.0, 430.0), turn=10.0, offset=30.0, opposite=True)
 MODEL = Model(SIZE, FOCAL, RANGE)
@@ -31,7 +30,7 @@ XMED = ConeBeam(800.0, 1200.0, (256, 256), (2.4, 2.4))
 
 @cache
 def _patient() -> torch.Tensor:
-    hu = generate_phantom(3, shape=(64, 64, 64), spacing=5.6).hu
+    hu = phantom_hu()
     return hu_to_mu(torch.as_tensor(hu, dtype=torch.float32)[None, None])
 
 

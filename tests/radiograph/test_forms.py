@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from progressive_cascade.attenuation import hu_to_mu
-from progressive_cascade.geometry import ConeBeam, volume_affine
-from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.physics.tones import typical_line_integrals
-from progressive_cascade.projector import line_integrals
 from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.pair import Pair, assemble_pair
 from progressive_cascade.radiograph.read import read_radiograph
-from tests.support.radiographs import BEAM, FOCAL, SIZE
+from tests.support.radiographs import BEAM, FOCAL, SIZE, phantom_pair, project_phantom
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -29,23 +25,16 @@ from conditions.files import Form, write_forms
 LIMITS = {"calibrated": 2e-4, "signal": 0.02, "display": 0.06}
 
 
-def _project(shape: tuple[int, int], pitch: float) -> np.ndarray:
-    made = generate_phantom(3, shape=(64, 64, 64), spacing=5.6)
-    beam = ConeBeam(detector_shape=shape, pixel_spacing=(pitch, pitch))
-    mu = hu_to_mu(torch.as_tensor(made.hu, dtype=torch.float32)[None, None])
-    return line_integrals(mu, beam, affine=volume_affine((64, 64, 64), 5.6))[0].numpy()
-
-
 @pytest.fixture(scope="module")
 def plain() -> np.ndarray:
-    return _project((SIZE, SIZE), BEAM.pixel_spacing[0])
+    return phantom_pair()
 
 
 @pytest.fixture(scope="module")
 def forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Form, Pair]]:
     """Every form, read and brought onto the model's detector."""
     found = {}
-    for form in write_forms(_project, BEAM, tmp_path_factory.mktemp("forms")):
+    for form in write_forms(project_phantom, BEAM, tmp_path_factory.mktemp("forms")):
         pair = assemble_pair(read_radiograph(form.frontal), read_radiograph(form.lateral), model=Model(SIZE, FOCAL))
         found[form.name] = form, pair
     return found

@@ -27,11 +27,23 @@ BEAM = ConeBeam(detector_shape=(SIZE, SIZE), pixel_spacing=(3.36, 3.36))
 @lru_cache(maxsize=4)
 def phantom_pair(size: int = SIZE, seed: int = 3) -> np.ndarray:
     """Line integrals (2, size, size) on a detector of 430 mm."""
-    made = generate_phantom(seed, shape=(64, 64, 64), spacing=5.6)
     pitch = 3.36 * SIZE / size
-    beam = ConeBeam(detector_shape=(size, size), pixel_spacing=(pitch, pitch))
-    mu = hu_to_mu(torch.as_tensor(made.hu, dtype=torch.float32)[None, None])
+    return project_phantom((size, size), pitch, seed)
+
+
+def project_phantom(shape: tuple[int, int], pitch: float, seed: int = 3) -> np.ndarray:
+    """Line integrals (2, rows, cols) on a detector with such pixels [mm]."""
+    beam = ConeBeam(detector_shape=shape, pixel_spacing=(pitch, pitch))
+    mu = hu_to_mu(torch.as_tensor(phantom_hu(seed), dtype=torch.float32)[None, None])
     return line_integrals(mu, beam, affine=volume_affine((64, 64, 64), 5.6))[0].numpy()
+
+
+@lru_cache(maxsize=4)
+def phantom_hu(seed: int = 3) -> np.ndarray:
+    """A phantom on 64³ voxels of 5.6 mm [HU], drawn once for all tests of a process; not to be written to."""
+    hu = generate_phantom(seed, shape=(64, 64, 64), spacing=5.6).hu
+    hu.flags.writeable = False
+    return hu
 
 
 def save_dx(pixels: np.ndarray, path: Path, **attributes: Any) -> Path:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,18 @@ def files(room: str) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
-def imports(room: str) -> Iterator[Import]:
+@functools.cache
+def imports(room: str) -> tuple[Import, ...]:
     """Every import of a room from elsewhere in the package, inside functions and for type checkers, too."""
-    for path in files(room):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for module, name in _names(node):
-                found = Import(str(path.relative_to(ROOT)), node.lineno, room, module, name)  # type: ignore[attr-defined]
-                if module.split(".")[0] == PACKAGE.name and found.target not in (room, ""):
-                    yield found
+    every = (
+        Import(str(path.relative_to(ROOT)), node.lineno, room, module, name)  # type: ignore[attr-defined]
+        for path in files(room)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module, name in _names(node)
+    )
+    return tuple(
+        found for found in every if found.module.split(".")[0] == PACKAGE.name and found.target not in (room, "")
+    )
 
 
 def _names(node: ast.AST) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from unittest import mock
 
 import nibabel as nib
 import numpy as np
+from benchmarks.gpu_day.commands import MINIATURE
 from monai.bundle import ConfigParser
 
 from progressive_cascade.cli import main
@@ -162,8 +163,10 @@ def _reconstruct_folder(given: Path, option: str, output: Path) -> int:
 
 
 def _train(given: Path, option: str, output: Path) -> int:
-    """The command that trains, up to what it would start: it tries a step of one sample."""
-    tried = ["--dry-run", "--stages", "1", "--set", "batch_size=1"]
+    """The command that trains, up to what it would start: it tries a step of one sample, on few voxels."""
+    few = {**MINIATURE, "grid": 8, "batch_size": 1, "loss_weights": {"l1": 1.0}}
+    settings = (part for key, value in few.items() for part in ("--set", f"{key}={value}"))
+    tried = ["--dry-run", "--stages", "1", *settings]
     return main(["train", "--dataset", str(given / "dataset"), "--output", str(output), *tried])
 
 
