@@ -34,10 +34,10 @@ SMALL = {
 """Arguments of a cascade with grids of 16, 32 and 64 voxels that runs in milliseconds."""
 
 LONGEST = (
+    "test_faults",
     "test_end_to_end",
     "test_devices",
     "test_benchmarks",
-    "test_faults",
     "test_multi_gpu",
     "test_programs",
     "test_uses",

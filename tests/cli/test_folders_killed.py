@@ -16,6 +16,7 @@ from progressive_cascade import ConeBeam
 from progressive_cascade.io.commits import STAGE
 from progressive_cascade.networks import ProgressiveCascade
 from tests.cli.test_folders import BROKEN, NUM_PAIRS, write_pairs
+from tests.support.cube import reconstruct_coarsely
 from tests.support.processes import Child, command
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -24,10 +25,11 @@ _AT_LEAST = 5
 
 
 def _reconstruct(arguments: list[str]) -> None:
-    """The command, whose figures are left out, being slow."""
+    """The command, on few voxels and without its figures, which are slow."""
     import progressive_cascade.report
 
     progressive_cascade.report.volume_figure = lambda hu, spacing, path, **_: path.touch()  # type: ignore[assignment]
+    reconstruct_coarsely(pytest.MonkeyPatch())  # of this process, which ends
     torch.set_num_threads(1)
     command(arguments)
 

@@ -17,6 +17,7 @@ from progressive_cascade.io import read_nifti, save_nifti
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.phantom import generate_phantom
 from tests.conftest import SMALL
+from tests.support.cube import place_coarsely, reconstruct_coarsely
 from tests.support.radiographs import BEAM, phantom_pair
 
 RANGE = GeometryRange((600.0, 1900.0), (300.0, 430.0), turn=10.0, offset=30.0, opposite=True)
@@ -46,12 +47,14 @@ def _reconstruct(folder: Path, files: list[str], geometry: Path, output: Path, *
 
 
 def test_a_turned_bedside_pair_a_little_beyond_is_reconstructed_with_a_warning(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a film of other pixels: the true geometry, the range and the warnings are on screen, in sidecar and page.
 
     The values are a third of line integrals: no patient has such a gain, and that is said with its bounds.
     """
+    place_coarsely(monkeypatch, 64)
+    reconstruct_coarsely(monkeypatch, 64)
     beam = replace(ConeBeam.preset("bedside_ap"), detector_shape=(160, 160), pixel_spacing=(2.6, 2.6))
     xrays = _simulate(folder, "beyond", beam, "--views", "lao10.3", "left_lateral")
     for name in ("lao10.3", "left_lateral"):

@@ -78,7 +78,7 @@ def _arguments(node: Mapping[str, Any]) -> set[str] | None:
 
 @functools.cache
 def _locator() -> ComponentLocator:
-    """MONAI's table of its components: each new one looks through every class of MONAI, a tenth of a second long."""
+    """MONAI's table of its components, made once: each new one looks through every class of MONAI."""
     return ComponentLocator()
 
 
