@@ -30,8 +30,7 @@ XMED = ConeBeam(800.0, 1200.0, (256, 256), (2.4, 2.4))
 
 @cache
 def _patient() -> torch.Tensor:
-    hu = phantom_hu()
-    return hu_to_mu(torch.as_tensor(hu, dtype=torch.float32)[None, None])
+    return hu_to_mu(torch.from_numpy(phantom_hu().astype(np.float32))[None, None])
 
 
 @cache

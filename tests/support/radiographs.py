@@ -34,7 +34,7 @@ def phantom_pair(size: int = SIZE, seed: int = 3) -> np.ndarray:
 def project_phantom(shape: tuple[int, int], pitch: float, seed: int = 3) -> np.ndarray:
     """Line integrals (2, rows, cols) on a detector with such pixels [mm]."""
     beam = ConeBeam(detector_shape=shape, pixel_spacing=(pitch, pitch))
-    mu = hu_to_mu(torch.as_tensor(phantom_hu(seed), dtype=torch.float32)[None, None])
+    mu = hu_to_mu(torch.from_numpy(phantom_hu(seed).astype(np.float32))[None, None])
     return line_integrals(mu, beam, affine=volume_affine((64, 64, 64), 5.6))[0].numpy()
 
 
