@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gap.figure import save_figure
 from gap.patients import EXTENT, SCALES, Patients, load_cts, load_phantoms
 from gap.shares import SHARES, error_parts
 from progressive_cascade.attenuation import hu_to_unit, unit_to_hu
@@ -82,15 +83,31 @@ def train(patients: Patients, *, steps: int, batch: int, seed: int, scale: str, 
 
 
 @torch.inference_mode()
+def answer(network: ProgressiveCascade, patients: Patients, case: int, device: str) -> np.ndarray:
+    """What a network makes of one case: (x, y, z) [HU]."""
+    image, matrices = (t[case : case + 1].to(device).float() for t in (patients.images, patients.matrices))
+    prediction = network(image, matrices, torch.ones(1, device=device))
+    return unit_to_hu(prediction[0, 0].float().clamp(0, 1)).cpu().numpy()
+
+
 def score(network: ProgressiveCascade, patients: Patients, device: str) -> dict[str, dict[str, float]]:
     """Error and its parts, by case."""
     scores = {}
     for case, name in enumerate(patients.names):
-        image, matrices = (t[case : case + 1].to(device).float() for t in (patients.images, patients.matrices))
-        prediction = network(image, matrices, torch.ones(1, device=device))
-        hu = unit_to_hu(prediction[0, 0].float().clamp(0, 1)).cpu().numpy()
+        hu = answer(network, patients, case, device)
         scores[name] = error_parts(hu, patients.hu[case, 0].numpy(), patients.valid[case, 0].numpy() > 0)
     return scores
+
+
+def draw(network: ProgressiveCascade, patients: Patients, options: argparse.Namespace, population: str) -> None:
+    """The picture of one case."""
+    name, path = options.picture[0], Path(options.picture[1])
+    if name not in patients.names:
+        raise UserError(f"--picture must name one of {', '.join(patients.names)}, got {name!r}")
+    case = patients.names.index(name)
+    truth = patients.hu[case, 0].numpy().astype(np.float32)
+    title = f"{name}, stage 1 trained on phantoms of {population}; borders at -400 HU: truth green, answer orange"
+    save_figure(answer(network, patients, case, options.device), truth, title=title, path=path)
 
 
 def groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -120,11 +137,10 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
             if not names:
                 continue
             means = mean_parts(own, names)
-            spread = np.ptp([mean_parts([run], names)["psnr_db"] for run in own])
+            seeds = [mean_parts([run], names)["psnr_db"] for run in own]
+            spread = f"{np.ptp(seeds):.2f}" if len(seeds) > 1 else "one seed"
             shares = " | ".join(f"{100 * means[name]:.0f} %" for name in SHARES)
-            lines.append(
-                f"| {population} | {group} ({len(names)}) | {means['psnr_db']:.2f} ({spread:.2f}) | {shares} |"
-            )
+            lines.append(f"| {population} | {group} ({len(names)}) | {means['psnr_db']:.2f} ({spread}) | {shares} |")
     return "\n".join(lines)
 
 
@@ -141,6 +157,9 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--test", action="store_true", help="score the test section, too")
+    parser.add_argument(
+        "--picture", nargs=2, metavar=("CASE", "PATH"), help="of what the last network trained makes of it"
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/phantom_gap"), help="folder of radiographs and truths")
     parser.add_argument("--output", type=Path, default=RESULTS / "phantom_gap.json")
     return parser.parse_args(arguments)
@@ -174,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 spent = time.process_time() - start
                 cases = score(network, cts, options.device)
+                if options.picture:
+                    draw(network, cts, options, population)
                 report["runs"].append({"population": population, "seed": seed, "cpu_s": spent, "cases": cases})
                 save_json(finite(report), options.output)
     except (UserError, FileNotFoundError) as error:

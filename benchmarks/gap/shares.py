@@ -11,7 +11,7 @@ from progressive_cascade.attenuation import HU_MAX, HU_MIN
 SHARES = ("outline", "lung_border", "bone", "soft", "lung", "air")
 """Parts of the squared error, in the order in which a voxel is given to the first that claims it."""
 
-_TISSUE_HU = -400.0  # halfway between lung and flesh, and above any air that voxels of 11 mm mix with skin
+TISSUE_HU = -400.0  # halfway between lung and flesh, and above any air that voxels of 11 mm mix with skin
 _BONE_HU = 200.0
 
 
@@ -25,7 +25,7 @@ def body_of(hu: np.ndarray) -> np.ndarray:
         Boolean array; air is followed from the four sides of the volume, not from its ends, where airways are cut.
     """
     labels = np.empty(hu.shape, dtype=np.int32)
-    ndimage.label(hu < _TISSUE_HU, output=labels)
+    ndimage.label(hu < TISSUE_HU, output=labels)
     sides = [labels[0], labels[-1], labels[:, 0], labels[:, -1]]
     outside = np.unique(np.concatenate([side.ravel() for side in sides]))
     return ~np.isin(labels, outside[outside > 0])
@@ -47,7 +47,7 @@ def error_parts(prediction: np.ndarray, truth: np.ndarray, valid: np.ndarray) ->
     prediction, truth = (np.clip(v.astype(np.float64), HU_MIN, HU_MAX) for v in (prediction, truth))
     square = np.where(valid, ((prediction - truth) / (HU_MAX - HU_MIN)) ** 2, 0.0)
     bodies = body_of(prediction), body_of(truth)
-    lungs = prediction < _TISSUE_HU, truth < _TISSUE_HU
+    lungs = prediction < TISSUE_HU, truth < TISSUE_HU
     claims = {
         "outline": bodies[0] != bodies[1],
         "lung_border": bodies[1] & (lungs[0] != lungs[1]),
