@@ -123,6 +123,27 @@ def test_a_cascade_takes_another_first_stage_and_its_range(small_cascade, tmp_pa
     assert not torch.equal(mixed["range_values"], cascade.state_dict()["range_values"])
 
 
+def test_two_first_stages_are_averaged(small_cascade, tmp_path):
+    """The mean of every weight of stage 1; the geometries are the first's; another shape is refused."""
+    learnt = GeometryRange((700.0, 1900.0), (300.0, 430.0))
+    networks = {
+        "cascade": _plain(small_cascade, 2),
+        "donor": _plain(small_cascade, 1, geometry_range=learnt),
+        "later": _plain(small_cascade, 1),
+        "wide": _plain(small_cascade, 1, unet_channels=((4, 8, 32),) * 3),
+    }
+    for name, network in networks.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pt")
+    files = [tmp_path / f"{name}.pt" for name in ("cascade", "donor", "later")]
+    mixed, (one, other) = with_first_stage(*files), (networks[name].state_dict() for name in ("donor", "later"))
+    for name in (name for name in one if name.startswith("stages.0.")):
+        torch.testing.assert_close(mixed[name], (one[name] + other[name]) / 2)
+    assert torch.equal(mixed["range_values"], one["range_values"])
+    with pytest.raises(UserError, match=r"wide\.pt must have stage 1 of the architecture of .*donor\.pt"):
+        with_first_stage(*files[:2], tmp_path / "wide.pt")
+    assert assemble.main(["--checkpoint", str(files[0]), "--average_with", str(files[1]), "--output", "x.pt"]) == 2
+
+
 def test_first_stages_that_do_not_fit_are_refused(small_cascade, tmp_path):
     """A stage 1 of another shape or geometry, or that shares a 2-D encoder."""
     other = ConeBeam(1000, 1800, (128, 128), (3.36, 3.36))

@@ -97,6 +97,7 @@ def test_modules_get_what_they_take(tmp_path: Path) -> None:
         *("--output", str(tmp_path / "any_geometry.pt")),
         *("--checkpoint", str(tmp_path / "model.pt")),
         *("--first_stage", str(tmp_path / "any" / "stage1_best.pt")),
+        *("--average_with", str(tmp_path / "films" / "stage1_best.pt")),
     ]
     arguments = steps["trust"].arguments(Path("data"), tmp_path)
     assert arguments[2:6] == ["--dataset", "data", "--models", str(tmp_path)]

@@ -30,10 +30,10 @@ from progressive_cascade.networks import ProgressiveCascade
 DEFAULT_STEPS = 8
 """They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
-BELIEVABLE_RESIDUAL = 0.3
+BELIEVABLE_RESIDUAL = 0.24
 """Radiographs of unknown intensities that leave more unexplained before the first step, root mean square of the line
-integrals, are neither refined on nor taken for line integrals. Right pairs simulated from CTs leave 0.09 to 0.24,
-acquired ones more, and refining would fit the volume to that (bundle/docs/EXPERIMENTS.md)."""
+integrals, are neither refined on nor taken for line integrals. Right pairs with a tone curve alone leave 0.09 to 0.24
+and gain; with a console's local contrast, or acquired, they leave more and lose (bundle/docs/EXPERIMENTS.md)."""
 # A loss so many times the lowest will not come back within the steps there are: the last step is taken back, and the
 # next ones are a third as long. Networks differ in how long a step they bear.
 _RISE, _SHORTER, _RETREATS = 2.0, 1 / 3, 3

@@ -271,25 +271,25 @@ def _show(image: Tensor, numbers: dict[str, Tensor], seen: Tensor | None) -> Ten
     """A monotone curve of each view, then local contrast, black and white, then read as any picture is."""
     low, high = _percentiles(image, 0.005, 0.995)
     share = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 1.2)
+    body = (share > _AIR).to(share)
     curve, strength = numbers["curve"], numbers["strength"]
     gamma = share.clamp(min=0) ** (0.5 + 1.2 * strength)
     sigmoid = torch.sigmoid((share - numbers["centre"]) * (2 + 5 * strength))
     film = -torch.expm1(-share * (0.5 + 2.5 * strength))
     share = torch.where(curve == 0, gamma, torch.where(curve == 1, sigmoid, film))
-    share = _enhance(share, numbers["local"], numbers["width"])
+    share = _enhance(share, body, numbers["local"], numbers["width"])
     share = _clip(share, numbers["black"], 1 - numbers["white"])
     kinds = [_KINDS[min(view, 1)] for view in range(image.shape[1])]
     return typical_line_integrals(share, kinds, seen=None if seen is None else seen > 0)
 
 
-def _enhance(image: Tensor, local: Tensor, width: Tensor) -> Tensor:
-    """Less of what the body around a pixel has in common; the air beside it stays black."""
-    body = (image > _AIR).to(image)
+def _enhance(image: Tensor, body: Tensor, local: Tensor, width: Tensor) -> Tensor:
+    """Less of what the body around a pixel has in common; the air beside it, 0 in `body`, is black."""
     rows, cols = (blur_matrix(size, width[..., 0, 0] * size, image) for size in image.shape[-2:])
     common = (rows @ (image * body) @ cols.mT) / (rows @ body @ cols.mT).clamp(min=1e-3)
     enhanced = image - local * common * body
     darkest = enhanced.where(body > 0, torch.inf).amin(dim=(-2, -1), keepdim=True)
-    return enhanced.where(body > 0, darkest.clamp(max=0.0))
+    return enhanced.where(body > 0, darkest)
 
 
 def _clip(image: Tensor, black: Tensor, white: Tensor) -> Tensor:

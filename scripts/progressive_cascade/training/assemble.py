@@ -25,12 +25,16 @@ from progressive_cascade.io import atomic_path, read_state
 from progressive_cascade.networks.checkpoints import same_geometry, stage_prefix
 
 
-def with_first_stage(path: str | Path, first_stage: str | Path) -> dict[str, Tensor]:
+def with_first_stage(
+    path: str | Path, first_stage: str | Path, average_with: str | Path | None = None
+) -> dict[str, Tensor]:
     """The weights of a cascade, its stage 1 and the geometries this takes from another checkpoint.
 
     Args:
         path: checkpoint of the cascade, bare state dict.
         first_stage: checkpoint that holds the stage 1 to take.
+        average_with: checkpoint whose stage 1 went on learning from that one: the mean of both is taken, which keeps
+            what the one knows and most of what the other learnt.
 
     Returns:
         A bare state dict.
@@ -48,9 +52,20 @@ def with_first_stage(path: str | Path, first_stage: str | Path) -> dict[str, Ten
         raise UserError(f"checkpoint {first_stage} must have stage 1 of the architecture of {path}")
     if not same_geometry(state["projection_matrices"], donor["projection_matrices"]):
         raise UserError(f"checkpoint {first_stage} must have the geometry of {path}, got other projection matrices")
+    if average_with is not None:
+        learnt = _first_stage(read_state(average_with), average_with)
+        if {name: value.shape for name, value in learnt.items()} != {
+            name: value.shape for name, value in other.items()
+        }:
+            raise UserError(f"checkpoint {average_with} must have stage 1 of the architecture of {first_stage}")
+        other = {name: _mean(value, learnt[name]) for name, value in other.items()}
     later = {name: value for name, value in state.items() if name not in own and name != "range_values"}
     taken = {"range_values": donor["range_values"]} if "range_values" in donor else {}
     return {**later, **other, **taken}
+
+
+def _mean(one: Tensor, other: Tensor) -> Tensor:
+    return ((one.float() + other.float()) / 2).to(one.dtype) if one.is_floating_point() else one
 
 
 def _first_stage(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
@@ -65,14 +80,17 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="the cascade: a bare state dict")
     parser.add_argument("--first_stage", type=Path, help="checkpoint whose stage 1 to take (default: the cascade's)")
+    parser.add_argument("--average_with", type=Path, help="one that went on from that stage 1: take the mean of both")
     parser.add_argument("--output", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(command_line)
     try:
         if arguments.first_stage is None:
+            if arguments.average_with is not None:
+                raise UserError("--average_with must come with --first_stage")
             load_cascade(arguments.checkpoint)
             state = read_state(arguments.checkpoint)
         else:
-            state = with_first_stage(arguments.checkpoint, arguments.first_stage)
+            state = with_first_stage(arguments.checkpoint, arguments.first_stage, arguments.average_with)
     except UserError as error:
         print(f"assemble: error: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "calibrate": ("dataset",),
 }
 """What else a step can run, and what of the recipe's own arguments it takes beside ``output``."""
-_PATHS = frozenset({"checkpoint", "first_stage", "cache", "models", "report"})
+_PATHS = frozenset({"checkpoint", "first_stage", "average_with", "cache", "models", "report"})
 """Arguments of modules that name places in the folder of models."""
 
 
