@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor
 
 from progressive_cascade.phantom.labels import LABELS
@@ -100,8 +99,8 @@ def _slices(z: np.ndarray, spacing: float, scanner: Scanner) -> tuple[Tensor, Te
 
 def _blur(x: np.ndarray, spacing: float, deviation: float) -> Tensor:
     """A Gaussian of so many mm, from voxels to voxels."""
-    edges = (x[None] - x[:, None] + spacing / 2) / deviation
-    return _rows(special.ndtr(edges) - special.ndtr(edges - spacing / deviation))
+    edges = torch.from_numpy((x[None] - x[:, None] + spacing / 2) / deviation)
+    return _rows((torch.special.ndtr(edges) - torch.special.ndtr(edges - spacing / deviation)).numpy())
 
 
 def _rows(matrix: np.ndarray) -> Tensor:
