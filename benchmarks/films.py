@@ -128,8 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report["rows"].append(row)
         save_json(finite(report), path)
         print({key: value for key, value in row.items() if key != "weights"}, flush=True)
-    for kind in dict.fromkeys(row["kind"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if (row["weights"], row["kind"]) == (name, kind)]
+    own = [row for row in report["rows"] if row["weights"] == name]
+    for kind in dict.fromkeys(row["kind"] for row in own):
+        rows = [row for row in own if row["kind"] == kind]
         means = [float(np.mean([row[which]["psnr"] for row in rows])) for which in ("first", "refined")]
         print(f"{kind}: {len(rows)} cases, stage 1 {means[0]:.2f} dB, refined {means[1]:.2f} dB")
     return 0
