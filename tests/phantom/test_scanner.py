@@ -17,10 +17,18 @@ from progressive_cascade.phantom.scanner import acquire
 CLEAR = Scanner(noise=0.0, kernel=0.3, blur=1e-3, thickness=1e-3, interval=1.4, grain=0.0)
 
 
-def scan(scanner: Scanner, *, size: int = 48, spacing: float = 1.4, name: str = "muscle", seed: int = 0) -> Canvas:
+def scan(
+    scanner: Scanner,
+    *,
+    size: int = 48,
+    spacing: float = 1.4,
+    name: str = "muscle",
+    seed: int = 0,
+    half_width: float = 0.4,
+) -> Canvas:
     """A block of tissue in air, which is denser above its middle, as a scanner shows it."""
     canvas = Canvas((size, size, size), spacing)
-    inside = [torch.from_numpy(np.abs(c) < 0.4 * size * spacing) for c in canvas.coordinates]
+    inside = [torch.from_numpy(np.abs(c) < half_width * size * spacing) for c in canvas.coordinates]
     block = inside[0][:, None, None] & inside[1][None, :, None] & inside[2]
     canvas.hu[block] = 40.0
     canvas.labels[block] = LABELS[name]
@@ -50,6 +58,12 @@ def test_noise_has_its_level_and_no_mean():
     canvas = scan(replace(CLEAR, noise=20.0))
     assert 10 < middle(canvas).std() < 24 and abs(middle(canvas).mean() - 40) < 1.5
     assert (canvas.hu[0] == -1000).all()
+
+
+def test_patient_who_fills_the_grid_is_scanned():
+    """A body that reaches the grid's border has its noise up to there."""
+    noise = scan(replace(CLEAR, noise=20.0), half_width=0.6).hu[:, :, 4:20] - 40
+    assert 10 < noise[0].std() < 24 and 10 < noise[:, -1].std() < 24
 
 
 def test_sharper_kernel_leaves_neighbours_less_alike():

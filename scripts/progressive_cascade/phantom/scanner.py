@@ -79,7 +79,7 @@ def _box(canvas: Canvas) -> tuple[slice, slice] | None:
         if not len(seen):
             return None
         margin = int(np.ceil(_SKIN / canvas.spacing))
-        ends.append(slice(max(int(seen[0]) - margin, 0), int(seen[-1]) + 1 + margin))
+        ends.append(slice(max(int(seen[0]) - margin, 0), min(int(seen[-1]) + 1 + margin, canvas.shape[axis])))
     return ends[0], ends[1]
 
 
