@@ -17,7 +17,9 @@ _ANSUR = "Gordon et al., 2012 Anthropometric Survey of U.S. Army Personnel, NATI
 _KYPHOSIS = "Fon, Pitt & Thies 1980, doi 10.2214/ajr.134.5.979"
 _DOMES = "Lennon & Simon 1965, doi 10.1259/0007-1285-38-456-937"
 _AORTA = "Wolak et al. 2008, doi 10.1016/j.jcmg.2007.11.005"
-_NOISE = "as in the training CTs, which range like Christianson et al. 2015, doi 10.2214/AJR.14.13613"
+_NOISE = "as in the training CTs"
+_SCOLIOSIS = "how often: 13 % of chest radiographs, doi 10.1007/s00586-015-4215-4; the curve chosen"
+_HEARTS = "Chon et al. 2011, PMC3207047: 0.49 ± 0.06 without congestion"
 
 _CHOSEN = "chosen"
 
@@ -47,7 +49,10 @@ TABLE: dict[str, Quantity] = {
     "forward": Quantity("pose", Normal(0, 9, -25, 25), "likewise, mm"),
     "upward": Quantity("pose", Sometimes(0.15, Uniform(50, 130), Normal(-5, 20, -55, 50)), "likewise, mm"),
     "scoliosis": Quantity(
-        "pose", Sometimes(0.12, Uniform(8, 25), Normal(0, 3.5, -8, 8)), "amplitude of the spine's lateral curve, mm"
+        "pose",
+        Sometimes(0.12, Uniform(8, 25), Normal(0, 3.5, -8, 8)),
+        "amplitude of the spine's lateral curve, mm",
+        _SCOLIOSIS,
     ),
     "kyphosis": Quantity("pose", Normal(9, 10, -8, 38), "how far the upper spine leans forward, mm", _KYPHOSIS),
     "growth": Quantity(
@@ -90,7 +95,7 @@ TABLE: dict[str, Quantity] = {
     "dome_peak": Quantity("lungs", Normal(0, 0.12, -0.3, 0.3), "top of each dome aside, share of its half width"),
     "dome_spread": Quantity("lungs", Normal(1, 0.1, 0.78, 1.25), "width of each dome against a schematic one"),
     "fissure": Quantity("lungs", Sometimes(0.85, Uniform(0.3, 0.8)), "thickness of the fissures between lobes, mm"),
-    "heart_width": Quantity("heart", Normal(0.49, 0.055, 0.38, 0.66), "cardiothoracic ratio"),
+    "heart_width": Quantity("heart", Normal(0.49, 0.055, 0.38, 0.66), "cardiothoracic ratio", _HEARTS),
     "heart_tilt": Quantity("heart", Normal(38, 8, 20, 55), "of its axis at the mean ratio, degrees"),
     "heart_shift": Quantity("heart", Normal(1, 7, -16, 16), "to the right, mm"),
     "heart_depth": Quantity("heart", Normal(1.2, 0.08, 1.0, 1.4), "of the ventricles across their axis"),
