@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import phantom_gap  # pyright: ignore[reportMissingImports]
 from gap import patients as gap_patients  # pyright: ignore[reportMissingImports]
+from gap.figure import save_figure  # pyright: ignore[reportMissingImports]
 from gap.shares import SHARES, body_of, error_parts  # pyright: ignore[reportMissingImports]
 
 
@@ -54,6 +56,18 @@ def test_error_goes_to_its_part(part, where, value):
     parts = error_parts(wrong, chest(), np.ones(wrong.shape, dtype=bool))
     assert parts[part] == pytest.approx(1.0)
     assert sum(parts[name] for name in SHARES) == pytest.approx(1.0)
+
+
+def test_picture_shows_an_error_on_the_right_side(tmp_path: Path) -> None:
+    """The patient's right (RAS: the upper end of x) lies on the left of each picture, as radiologists have it."""
+    wrong = chest()
+    wrong[15:17, 5:15, :] += 600  # far to the patient's right
+    save_figure(wrong, chest(), title="a chest", path=tmp_path / "error.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["error.png"]
+    shown = np.asarray(Image.open(tmp_path / "error.png").convert("RGB")).astype(int)
+    red, green, blue = shown[:, 2 * shown.shape[1] // 3 :].transpose(2, 0, 1)
+    columns = np.nonzero((red < 120) & (red - green > 80) & (red - blue > 50))[1]
+    assert len(columns) > 100 and columns.max() < red.shape[1] / 2
 
 
 def test_error_counts_valid_voxels_alone():
