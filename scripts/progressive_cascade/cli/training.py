@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, natural, positive
 from progressive_cascade.cli.training_processes import run_processes
-from progressive_cascade.cli.training_recipe import run_recipe
+from progressive_cascade.cli.training_recipe import check_recipe_options, run_recipe
 from progressive_cascade.cli.training_runs import StageRun, parse_overrides, plan_runs
 from progressive_cascade.errors import UserError
 from progressive_cascade.paths import check_files
@@ -49,9 +49,7 @@ def add_train(commands: Any) -> None:
     parser.add_argument(
         "--dataset", type=Path, metavar="DATASET", help="folder written by `prepare` (default: phantoms)"
     )
-    parser.add_argument(
-        "--stages", type=int, nargs="+", choices=STAGES, default=list(STAGES), metavar="N", help="default: 1 2 3"
-    )
+    parser.add_argument("--stages", type=int, nargs="+", choices=STAGES, metavar="N", help="default: 1 2 3")
     parser.add_argument(
         "--preset", metavar="NAME", help="settings on top of the defaults: fast, low_memory, max_quality"
     )
@@ -111,10 +109,11 @@ def _add_resume(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Checks every input first, then runs stage after stage."""
+    """Checks every input first, then runs stage after stage, or a recipe's steps."""
     from progressive_cascade.ct.datalist import load_datalist
     from progressive_cascade.paths import bundle_root
 
+    check_recipe_options(options)
     if options.dataset is not None:
         for section in ("training", "validation"):
             load_datalist(options.dataset, section)
@@ -122,21 +121,22 @@ def run_train(options: argparse.Namespace) -> None:
         check_output_folder(options.output)
     root = bundle_root()
     num_processes = _num_processes(options.gpus, options.processes)
+    overrides = {
+        "resume": _RESUME[options.resume],
+        "force_resume": options.force_resume,
+        "skip_bad": options.skip_bad,
+        **({"tracker": options.tracking} if options.tracking else {}),
+        **parse_overrides(options.overrides),
+    }
     if options.recipe is not None:
-        options.overrides = parse_overrides(options.overrides)
-        run_recipe(options, root, lambda run: _run_stage(run, root, 1, 0))
+        run_recipe(options, root, overrides, lambda run: _run_or_tell(run, root, dry_run=options.dry_run))
         return
+    stages = sorted(set(options.stages or STAGES))
     runs = plan_runs(
         root,
-        sorted(set(options.stages)),
+        stages,
         preset=options.preset,
-        overrides={
-            "resume": _RESUME[options.resume],
-            "force_resume": options.force_resume,
-            "skip_bad": options.skip_bad,
-            **({"tracker": options.tracking} if options.tracking else {}),
-            **parse_overrides(options.overrides),
-        },
+        overrides=overrides,
         dataset=options.dataset,
         output=options.output,
         multi_gpu=num_processes > 1,
@@ -149,7 +149,7 @@ def run_train(options: argparse.Namespace) -> None:
         )
     for run in runs:
         if options.dry_run:
-            _tell_plan(run, root, num_processes, predecessor_follows=run.stage - 1 in options.stages)
+            _tell_plan(run, root, num_processes, predecessor_follows=run.stage - 1 in stages)
             continue
         print(f"stage {run.stage}: {' + '.join(path.name for path in run.config_files)}", flush=True)
         if options.scheduler is not None:
@@ -193,6 +193,14 @@ def _num_processes(gpus: int | None, processes: int | None) -> int:
     if gpus is not None and gpus > available:
         raise UserError(f"--gpus must be at most the {available} of this machine, got {gpus}; --processes takes CPUs")
     return processes or gpus or max(1, available)
+
+
+def _run_or_tell(run: StageRun, root: Path, *, dry_run: bool) -> None:
+    """A recipe's stage, in one process."""
+    if dry_run:
+        _tell_plan(run, root, 1, predecessor_follows=False)
+    else:
+        _run_stage(run, root, 1, 0)
 
 
 def _run_stage(run: StageRun, root: Path, num_processes: int, max_restarts: int) -> None:
