@@ -65,6 +65,7 @@ def try_mutant(kind: str, seed: int, inputs: Path, folder: Path, *, only_read: b
         inputs: the good files.
         folder: an empty folder for the mutant and what is written.
         only_read: stop where a CT would be placed or radiographs reconstructed; what gets there counts as a result.
+            Films are brought into register among a few places.
 
     Returns:
         What came of it.
@@ -87,6 +88,10 @@ def _stopping() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name in ("ct.placement.prepare_case", "inference.reconstruct.reconstruct"):
             stack.enter_context(mock.patch(f"progressive_cascade.{name}", side_effect=SystemExit(0)))
+        # Three moves of films instead of about thirty: the same code on the same pixels.
+        few = {"_SHIFTS": (0.0, 13.0), "_ONE_BY_ONE": (), "_TOGETHER": (0.9,), "_FINER_SHIFTS": ()}
+        stack.enter_context(mock.patch.multiple("progressive_cascade.inference.register", **few))
+        stack.enter_context(mock.patch("progressive_cascade.inference.register.Move.resized", return_value=[]))
         yield
 
 
