@@ -6,7 +6,8 @@ BIN := .venv/bin
 # What `make demo` writes.
 OUTPUT ?= demo
 # Tests share the cores by process: most are small, and two at once on one thread each are faster than one on two.
-TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+# Bytecode is kept even where the environment (many an image's) says otherwise: a hundred processes would compile it anew.
+TEST_THREADS := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 # A file's tests share what they set up; tests/conftest.py says which files are begun first.
 SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # What `make results` evaluates: unseen phantoms, and the test patients of a folder written by `prepare`.

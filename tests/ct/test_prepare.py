@@ -11,12 +11,13 @@ import pytest
 
 from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.ct.files import read_ct
-from progressive_cascade.ct.prepare import prepare_dataset
+from progressive_cascade.ct.prepare import ManifestRow, prepare_dataset
 from progressive_cascade.ct.series import find_dicom_series
 from progressive_cascade.ct.sources import find_sources
 from progressive_cascade.ct.split import Split
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import read_json, read_nifti, save_nifti
+from tests.support.cube import place_coarsely
 from tests.support.trunk import PIXEL, SLICE, trunk_affine, trunk_hu
 
 
@@ -83,11 +84,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_archive_becomes_a_dataset_with_a_manifest(archive: Path, tmp_path: Path) -> None:
+def test_an_archive_becomes_a_dataset_with_a_manifest(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Good cases are listed by section, bad ones have a reason, and files agree with the datalist."""
     split = Split(training=("p1",), test=("p2",))
     seen: list[str] = []
-    prepare_dataset(archive, tmp_path, split=split, patient_pattern=r"p\d", progress=lambda row: seen.append(row.case))
+
+    def note(row: ManifestRow) -> None:
+        seen.append(row.case)
+        place_coarsely(monkeypatch)  # the first CT alone shows its 256³ voxels
+
+    prepare_dataset(archive, tmp_path, split=split, patient_pattern=r"p\d", progress=note)
     assert seen == ["p1_a", "p1_b", "p2_a", "p3_a"]
     with (tmp_path / "manifest.csv").open() as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # knows torch's functions by identity, and must have met them before they are replaced here
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -84,6 +83,9 @@ class SecondDevice(TorchDispatchMode):
 @contextlib.contextmanager
 def second_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[SecondDevice]:
     """The device, with generators and autocast for it (which is off: half precision is not what is tested)."""
+    # It knows torch's functions by identity, and must have met them before they are replaced here.
+    import torch._dynamo
+
     generator, autocast, load = torch.Generator, torch.autocast, torch.load
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator("cpu"))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type="cpu": False)
