@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -91,6 +92,15 @@ FORKING = (
 )
 """Files of tests that fork children (tests/support/processes.py): run by one process of the suite, which starts one
 server to fork from, and imports once what children need."""
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected is never garbage: not to look through it saves half a second of every search."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
