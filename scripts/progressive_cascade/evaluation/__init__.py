@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a reconstruction is: named protocols, baselines, scores with intervals."""
+"""How good a reconstruction is: named protocols, baselines, scores with intervals.
+
+Each name is looked up in its module when it is first used: two volumes are compared without MONAI, which loads for
+seconds.
+"""
 
 from __future__ import annotations
 
-from progressive_cascade.evaluation.baselines import training_mean, unlearned
-from progressive_cascade.evaluation.cases import evaluation_items
-from progressive_cascade.evaluation.metrics import (
-    body_mask,
-    evaluate_volume,
-    parse_truth,
-    reprojection_psnr,
-    score_volume,
-)
-from progressive_cascade.evaluation.protocols import HEADLINES, PROTOCOLS, Truth
-from progressive_cascade.evaluation.results import EvaluationReport
-from progressive_cascade.evaluation.scores import confidence_interval, paired_gain, summarize
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from progressive_cascade.evaluation.baselines import training_mean, unlearned
+    from progressive_cascade.evaluation.cases import evaluation_items
+    from progressive_cascade.evaluation.metrics import (
+        body_mask,
+        evaluate_volume,
+        parse_truth,
+        reprojection_psnr,
+        score_volume,
+    )
+    from progressive_cascade.evaluation.protocols import HEADLINES, PROTOCOLS, Truth
+    from progressive_cascade.evaluation.results import EvaluationReport
+    from progressive_cascade.evaluation.scores import confidence_interval, paired_gain, summarize
 
 __all__ = [
     "HEADLINES",
@@ -33,3 +41,19 @@ __all__ = [
     "training_mean",
     "unlearned",
 ]
+
+_HOMES = {
+    "baselines": ("training_mean", "unlearned"),
+    "cases": ("evaluation_items",),
+    "metrics": ("body_mask", "evaluate_volume", "parse_truth", "reprojection_psnr", "score_volume"),
+    "protocols": ("HEADLINES", "PROTOCOLS", "Truth"),
+    "results": ("EvaluationReport",),
+    "scores": ("confidence_interval", "paired_gain", "summarize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other programs take: the self-contained bundle of a model zoo, TorchScript, and ONNX."""
+"""What other programs take: the self-contained bundle of a model zoo, TorchScript, and ONNX.
+
+Each name is looked up in its module when it is first used: a DICOM series is written without torch and MONAI.
+"""
 
 from __future__ import annotations
 
-from progressive_cascade.export.bundle import BUNDLE_NAME, Export, export_bundle
-from progressive_cascade.export.programs import onnx_program, save_onnx, save_torchscript
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BUNDLE_NAME", "Export", "export_bundle", "onnx_program", "save_onnx", "save_torchscript"]
+if TYPE_CHECKING:
+    from progressive_cascade.export.bundle import BUNDLE_NAME, Export, export_bundle
+    from progressive_cascade.export.programs import onnx_program, save_onnx, save_torchscript
+
+__all__ = [
+    "BUNDLE_NAME",
+    "Export",
+    "export_bundle",
+    "onnx_program",
+    "save_onnx",
+    "save_torchscript",
+]
+
+_HOMES = {
+    "bundle": ("BUNDLE_NAME", "Export", "export_bundle"),
+    "programs": ("onnx_program", "save_onnx", "save_torchscript"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
