@@ -78,22 +78,78 @@ def _config(bundle: Path, name: str) -> str:
     return str(bundle / "configs" / f"{name}.json")
 
 
-def test_a_machine_without_our_package_trains_and_reconstructs(bundle, xrays, tmp_path):
-    """From inside the folder, with torch, MONAI, ignite, nibabel and numpy alone: three stages chain, and infer."""
-    code = f"""
+def _in_turn(bundle: Path, xrays: Path, folder: Path, second: Path) -> str:
+    """The code of the bare process."""
+    command = ["run", "--bundle_root", str(bundle), "--config_file", _config(bundle, "inference")]
+    command += ["--dataset_dir", str(xrays), "--output_dir", str(folder / "out")]
+    return f"""
+import os, runpy, sys
+from monai.bundle.scripts import load, run
 import progressive_cascade
-from monai.bundle.scripts import run
+
 assert progressive_cascade.__file__.startswith({str(bundle)!r}), progressive_cascade.__file__
 for stage in (1, 2, 3):
     run(run_id="training", config_file=f"configs/stage{{stage}}.json", ckpt_dir="trained", cache_dir="cache",
         log_dir=f"logs{{stage}}")
-run(config_file="configs/inference.json", dataset_dir={str(xrays)!r}, output_dir={str(tmp_path)!r},
+run(config_file="configs/inference.json", dataset_dir={str(xrays)!r}, output_dir={str(folder / "trained")!r},
     checkpoint="trained/stage3_best.pt", refine_steps=1)
+
+def forget():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "progressive_cascade"]:
+        del sys.modules[name]
+
+def turn_to(root):
+    forget()
+    sys.path.insert(0, f"{{root}}/{BUNDLE_NAME}")
+
+forget()
+sys.path[:] = [path for path in sys.path if path not in ("", ".", {str(bundle)!r})]
+os.chdir({str(folder)!r})
+sys.argv = ["monai.bundle", *{command!r}]
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+networks, versions = [], []
+for root in ({str(bundle.parent)!r}, {str(second.parent)!r}):
+    turn_to(root)
+    networks.append(load({BUNDLE_NAME!r}, bundle_dir=root, workflow_type="inference", device="cpu"))
+    versions.append(sys.modules["progressive_cascade"].__version__)
+import torch
+image = torch.rand(1, 2, 64, 64)
+first, second = networks
+files = [type(network).forward.__code__.co_filename for network in networks]
+assert files[0].startswith({str(bundle)!r}) and files[1].startswith({str(second)!r}), files
+torch.testing.assert_close(first(image), second(image))
+turn_to({str(folder / "earlier")!r})
+run(config_file={_config(folder / "earlier" / BUNDLE_NAME, "inference")!r}, dataset_dir={str(xrays)!r},
+    bundle_root={str(folder / "earlier" / BUNDLE_NAME)!r}, output_dir={str(folder / "cts")!r})
+print("code of", sys.modules["progressive_cascade"].__file__)
+print(*versions)
 """
-    run_bare(code, bundle)
+
+
+@pytest.fixture(scope="module")
+def bare(bundle: Path, xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One bare process with all it is asked for in turn; the folder it writes into, and what it printed.
+
+    From inside the bundle it trains and reconstructs. From a folder of its own the bundle is run as ``python -m
+    monai.bundle run`` runs it; then come the same, a changed one and that of an earlier revision. Python keeps one
+    package per name: forget the last one, and the next brings its own.
+    """
+    folder = tmp_path_factory.mktemp("bare")
+    second = folder / "second" / BUNDLE_NAME
+    shutil.copytree(bundle, second, ignore=shutil.ignore_patterns("__pycache__"))
+    file = second / "progressive_cascade" / "__init__.py"
+    file.write_text(file.read_text().replace("__version__ = ", "__version__ = '9.9.9'  # "))
+    with tarfile.open(EARLIER) as packed:
+        packed.extractall(folder / "earlier", filter="data")
+    return folder, run_bare(_in_turn(bundle, xrays, folder, second), bundle)
+
+
+def test_a_machine_without_our_package_trains_and_reconstructs(bundle, xrays, bare):
+    """From inside the folder, with torch, MONAI, ignite, nibabel and numpy alone: three stages chain, and infer."""
     first, third = (torch.load(bundle / "trained" / f"stage{n}_best.pt", weights_only=True) for n in (1, 3))
     assert all(torch.equal(first[name], third[name]) for name in first)
-    (written,) = tmp_path.glob("*.nii.gz")
+    (written,) = (bare[0] / "trained").glob("*.nii.gz")
     image = nib.load(written)
     network = load_cascade(bundle / "trained" / "stage3_best.pt")
     matrices = torch.as_tensor(BEAM.projection_matrices(), dtype=torch.float32)[None]
@@ -234,70 +290,20 @@ def test_a_geometry_the_weights_do_not_know_is_refused(bundle, elsewhere, tmp_pa
     assert "dataset_dir must be a folder with pa.nii.gz" in _cause(error.value)
 
 
-@pytest.fixture(scope="module")
-def several(bundle: Path, xrays: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One bare process in a folder of its own, with three bundles in turn; the folder, and what was printed.
-
-    The first is run as ``python -m monai.bundle run`` runs it; then come the same, a changed one and that of an earlier
-    revision. Python keeps one package per name: forget the last one, and the next brings its own.
-    """
-    folder = tmp_path_factory.mktemp("several")
-    second = folder / "second" / BUNDLE_NAME
-    shutil.copytree(bundle, second, ignore=shutil.ignore_patterns("__pycache__", "cache", "trained"))
-    file = second / "progressive_cascade" / "__init__.py"
-    file.write_text(file.read_text().replace("__version__ = ", "__version__ = '9.9.9'  # "))
-    with tarfile.open(EARLIER) as packed:
-        packed.extractall(folder / "earlier", filter="data")
-    command = ["run", "--bundle_root", str(bundle), "--config_file", _config(bundle, "inference")]
-    command += ["--dataset_dir", str(xrays), "--output_dir", str(folder / "out")]
-    code = f"""
-import runpy, sys
-from monai.bundle import load
-from monai.bundle.scripts import run
-
-sys.argv = ["monai.bundle", *{command!r}]
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-
-networks, versions = [], []
-
-def turn_to(root):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "progressive_cascade"]:
-        del sys.modules[name]
-    sys.path.insert(0, f"{{root}}/{BUNDLE_NAME}")
-
-for root in ({str(bundle.parent)!r}, {str(second.parent)!r}):
-    turn_to(root)
-    networks.append(load({BUNDLE_NAME!r}, bundle_dir=root, workflow_type="inference", device="cpu"))
-    versions.append(sys.modules["progressive_cascade"].__version__)
-import torch
-image = torch.rand(1, 2, 64, 64)
-first, second = networks
-files = [type(network).forward.__code__.co_filename for network in networks]
-assert files[0].startswith({str(bundle)!r}) and files[1].startswith({str(second)!r}), files
-torch.testing.assert_close(first(image), second(image))
-turn_to({str(folder / "earlier")!r})
-run(config_file={_config(folder / "earlier" / BUNDLE_NAME, "inference")!r}, dataset_dir={str(xrays)!r},
-    bundle_root={str(folder / "earlier" / BUNDLE_NAME)!r}, output_dir={str(folder / "cts")!r})
-print("code of", sys.modules["progressive_cascade"].__file__)
-print(*versions)
-"""
-    return folder, run_bare(code, folder)
-
-
-def test_any_folder_will_do(several):
+def test_any_folder_will_do(bare):
     """`python -m monai.bundle run` from outside: --bundle_root is all it needs."""
-    folder, _ = several
+    folder, _ = bare
     assert len(list((folder / "out").glob("*.nii.gz"))) == 1
 
 
-def test_two_versions_in_one_process_do_not_share_code(several):
+def test_two_versions_in_one_process_do_not_share_code(bare):
     """Each network is of its own bundle's code."""
-    assert several[1].split()[-1] == "9.9.9"
+    assert bare[1].split()[-1] == "9.9.9"
 
 
-def test_a_bundle_of_an_earlier_revision_runs_by_itself(several):
+def test_a_bundle_of_an_earlier_revision_runs_by_itself(bare):
     """Under today's torch and MONAI its own code makes the CT that it made when it was written."""
-    folder, text = several
+    folder, text = bare
     assert f"code of {folder / 'earlier'}" in text
     (written,) = (folder / "cts").glob("*.nii.gz")
     image = nib.load(written)
