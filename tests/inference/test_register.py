@@ -111,6 +111,27 @@ def test_films_in_register_stay(explained) -> None:
     assert register(NETWORK, noisy) is noisy
 
 
+_TRIED = [Move(down, 0.92 + size, 0.92 - size / 3) for down in (-30.0, -10.0, 5.0, 20.0) for size in (-0.1, 0.0, 0.06)]
+_TRIED += [Move(10.0, size, size) for size in (0.8, 0.9, 1.0)]
+
+
+def test_likeliest_move_lies_between_those_tried() -> None:
+    """Of shares that grow with the square of the way from a move it is that one, whether it was tried or not."""
+    true = np.array(Move(12.0, 0.88, 0.9).deviations(sized=False))
+    left = {
+        move: 0.2 * float(np.exp(0.3 * np.sum((np.array(move.deviations(sized=False)) - true) ** 2))) for move in _TRIED
+    }
+    found = module._likeliest(left, sized=False)
+    assert found.down == pytest.approx(12, abs=2) and found[1:] == pytest.approx((0.88, 0.9), abs=0.015)
+
+
+def test_likeliest_of_equals_is_what_is_likely() -> None:
+    """Films that are explained alike everywhere are of the likely size and at one height."""
+    assert module._likeliest(dict.fromkeys(_TRIED, 0.3), sized=False) == Move(0.0, 0.92, 0.92)
+    heights = [Move(down) for down in (-26.0, -13.0, 13.0, 26.0)]
+    assert module._likeliest(dict.fromkeys(heights, 0.3), sized=True) == Move()
+
+
 def test_blank_films_stay(explained) -> None:
     """Without contrast nothing is explained anywhere."""
     explained(_films())

@@ -3,14 +3,15 @@
 
 Between the exposures of a frontal and a lateral the tube and the patient move up and down, and pictures on the web are
 cropped. Stage 1 explains two views best where they show the same slices of a patient of a likely size: they are moved
-and scaled to there, a coordinate at a time. It tells a common size from another badly, so what is likely counts too:
-two films of one patient are cropped alike, and lie at nearly one height.
+and scaled to there. It tells a common size from another badly: of moves that are explained about as well one is best
+by chance, so that all that were tried count (:func:`_likeliest`), and so does what is likely: two films of one patient
+are cropped alike, and lie at nearly one height.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,7 +32,10 @@ _FINER_SHIFTS, _FINER_SIZES = (-13.0, -6.5, 6.5, 13.0), (0.06, 0.03)
 # What is likely: how much of 43 cm films on the web show, how alike two of them are cropped [of the logarithm], how far
 # apart their heights are [mm]; and what that counts against the logarithm of the share that is left unexplained.
 _LIKELY_SIZE, _SIZE_SPREAD, _RATIO_SPREAD, _SHIFT_SPREAD = 0.92, 0.1, 0.08, 30.0
-_PRIOR = 0.05
+_PRIOR = 0.1
+# A move counts for the fit less by 1 / e for each tenth that it leaves more than the best one; and what a quadratic's
+# terms cost, so that a few moves do not bend it.
+_NEAR, _DAMPING = 0.1, 1e-2
 # Films stay where they are unless this share less is left unexplained.
 _WORTH_IT = 0.05
 _BATCH = 4
@@ -60,15 +64,27 @@ class Move(NamedTuple):
                 said.append(f"the {name} X-ray was taken for {size:.2f} of its size")
         return ", ".join(said)
 
-    def unlikely(self, *, sized: bool) -> float:
-        """Half the sum of squared deviations from what is likely, in standard deviations; of films of known size only
-        their heights count.
+    def deviations(self, *, sized: bool) -> list[float]:
+        """From what is likely, in standard deviations: of the height; of films of unknown size also of the sizes' ratio
+        and of their mean.
         """
-        deviations = [self.down / _SHIFT_SPREAD]
-        if not sized:
-            deviations.append(math.log(self.frontal / self.lateral) / _RATIO_SPREAD)
-            deviations.append(math.log(math.sqrt(self.frontal * self.lateral) / _LIKELY_SIZE) / _SIZE_SPREAD)
-        return sum(each**2 for each in deviations) / 2
+        if sized:
+            return [self.down / _SHIFT_SPREAD]
+        ratio, common = self.frontal / self.lateral, math.sqrt(self.frontal * self.lateral)
+        return [
+            self.down / _SHIFT_SPREAD,
+            math.log(ratio) / _RATIO_SPREAD,
+            math.log(common / _LIKELY_SIZE) / _SIZE_SPREAD,
+        ]
+
+    @classmethod
+    def at(cls, deviations: Sequence[float]) -> Move:
+        """The move with these deviations, to the millimetre and the hundredth."""
+        down = float(round(deviations[0] * _SHIFT_SPREAD))
+        if len(deviations) == 1:
+            return cls(down)
+        ratio, common = math.exp(deviations[1] * _RATIO_SPREAD), _LIKELY_SIZE * math.exp(deviations[2] * _SIZE_SPREAD)
+        return cls(down, round(common * math.sqrt(ratio), 2), round(common / math.sqrt(ratio), 2))
 
     def resized(self, step: float) -> list[Move]:
         """Either film, larger and smaller by a step."""
@@ -96,7 +112,8 @@ def register(network: ProgressiveCascade, pair: Pair) -> Pair:
         return min(left, key=cost)
 
     def cost(move: Move) -> float:
-        return math.log(max(left[move], 1e-6)) + _PRIOR * move.unlikely(sized=pair.sized)
+        unlikely = sum(each**2 for each in move.deviations(sized=pair.sized)) / 2
+        return _log(left[move]) + _PRIOR * unlikely
 
     best = look(Move(down) for down in _SHIFTS)
     if not pair.sized:
@@ -106,15 +123,44 @@ def register(network: ProgressiveCascade, pair: Pair) -> Pair:
     best = look(best._replace(down=best.down + step) for step in _FINER_SHIFTS)
     if not pair.sized:
         best = look(best.resized(_FINER_SIZES[1]))
-    stay = Move()
-    if left[best] > (1 - _WORTH_IT) * left[stay]:
+    if left[best] > (1 - _WORTH_IT) * left[Move()]:
         return pair
+    likeliest = _likeliest(left, sized=pair.sized)
+    look([likeliest])
+    if cost(likeliest) < cost(best) + _NEAR:
+        best = likeliest
     note = (
-        f"{best.in_words()}: so the first stage explains them best, and leaves {left[best]:.0%} of their contrast "
-        f"unexplained in place of {left[stay]:.0%}"
+        f"{best.in_words()}: so the first stage explains them well, and leaves {left[best]:.0%} of their contrast "
+        f"unexplained in place of {left[Move()]:.0%}"
     )
     image, weights = move_films(pair, best)
     return replace(pair, image=image, weights=weights, notes=[*pair.notes, note])
+
+
+def _likeliest(left: Mapping[Move, float], *, sized: bool) -> Move:
+    """Where what is left unexplained and what is unlikely are least together.
+
+    The logarithm of the share left is taken for a quadratic of the deviations, fitted to the moves that were tried, the
+    closer the better they explain; where it is flat or bends down, what is likely decides. The least lies within what
+    was tried.
+    """
+    x = np.array([move.deviations(sized=sized) for move in left])
+    y = np.array([_log(share) for share in left.values()])
+    rows, columns = np.triu_indices(x.shape[1])
+    terms = np.hstack([np.ones((len(x), 1)), x, x[:, rows] * x[:, columns]])
+    weights = np.exp(-(y - y.min()) / _NEAR)
+    damping = _DAMPING * np.diag([0.0] + [1.0] * (terms.shape[1] - 1))
+    found = np.linalg.solve((terms.T * weights) @ terms + damping, (terms.T * weights) @ y)
+    slope, curvature = found[1 : 1 + x.shape[1]], np.zeros((x.shape[1],) * 2)
+    curvature[rows, columns] = found[1 + x.shape[1] :]
+    values, directions = np.linalg.eigh(curvature + curvature.T)
+    upward = directions * np.maximum(values, 0) @ directions.T
+    least = np.linalg.solve(upward + _PRIOR * np.eye(len(slope)), -slope)
+    return Move.at(np.clip(least, x.min(0), x.max(0)).tolist())
+
+
+def _log(share: float) -> float:
+    return math.log(max(share, 1e-6))
 
 
 def move_films(pair: Pair, move: Move) -> tuple[np.ndarray, np.ndarray]:
