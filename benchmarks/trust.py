@@ -73,7 +73,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`")
-    parser.add_argument("--phantoms", type=int, default=2, help="of the calibration")
+    parser.add_argument("--phantoms", type=int, default=10, help="of the calibration")
     parser.add_argument("--perturbations", type=int, default=2, help="of each CT of the calibration")
     parser.add_argument("--trials", type=int, help="the first of the calibration alone")
     parser.add_argument("--test-perturbations", type=int, default=2, help="of each test patient")

@@ -104,11 +104,11 @@ def register(network: ProgressiveCascade, pair: Pair) -> Pair:
         The pair with a note; or as it was, where nothing within 45 mm and about 20 % of each size is explained better
         by 5 %.
     """
-    left: dict[Move, float] = {}
+    films, left = _Films(pair), dict[Move, float]()
 
     def look(moves: Iterable[Move]) -> Move:
         new = [move for move in dict.fromkeys(moves) if move not in left]
-        left.update(zip(new, _unexplained(network, pair, new), strict=True))
+        left.update(zip(new, _unexplained(network, films, new), strict=True))
         return min(left, key=cost)
 
     def cost(move: Move) -> float:
@@ -133,7 +133,7 @@ def register(network: ProgressiveCascade, pair: Pair) -> Pair:
         f"{best.in_words()}: so the first stage explains them well, and leaves {left[best]:.0%} of their contrast "
         f"unexplained in place of {left[Move()]:.0%}"
     )
-    image, weights = move_films(pair, best)
+    image, weights = films.at(best)
     return replace(pair, image=image, weights=weights, notes=[*pair.notes, note])
 
 
@@ -173,14 +173,31 @@ def move_films(pair: Pair, move: Move) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Both (2, rows, cols); what moves in from outside has the nearest pixel's value and no weight.
     """
-    weights = np.ones_like(pair.image) if pair.weights is None else pair.weights
-    if move == Move():
-        return pair.image, weights
-    rows = move.down * pair.beam.magnification / pair.beam.pixel_spacing[0]
-    frontal = _moved(pair.image[0], weights[0], pair.beam, 0.0, move.frontal)
-    lateral = _moved(pair.image[1], weights[1], pair.beam, rows, move.lateral)
-    image, seen = (np.stack(views) for views in zip(frontal, lateral, strict=True))
-    return image, seen
+    return _Films(pair).at(move)
+
+
+class _Films:
+    """A pair's films at any move; many moves have a film in common, which is moved once."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.weights = np.ones_like(pair.image) if pair.weights is None else pair.weights
+        self._views: dict[tuple[int, float, float], tuple[np.ndarray, np.ndarray]] = {}
+
+    def at(self, move: Move) -> tuple[np.ndarray, np.ndarray]:
+        """Image and weights, both (2, rows, cols)."""
+        if move == Move():
+            return self.pair.image, self.weights
+        frontal, lateral = self._view(0, 0.0, move.frontal), self._view(1, move.down, move.lateral)
+        image, seen = (np.stack(views) for views in zip(frontal, lateral, strict=True))
+        return image, seen
+
+    def _view(self, view: int, down: float, size: float) -> tuple[np.ndarray, np.ndarray]:
+        if (view, down, size) not in self._views:
+            rows = down * self.pair.beam.magnification / self.pair.beam.pixel_spacing[0]
+            moved = _moved(self.pair.image[view], self.weights[view], self.pair.beam, rows, size)
+            self._views[view, down, size] = moved
+        return self._views[view, down, size]
 
 
 def _moved(
@@ -195,13 +212,14 @@ def _moved(
     return fill(moved, seen) if seen.any() else moved, seen.astype(weights.dtype)
 
 
-def _unexplained(network: ProgressiveCascade, pair: Pair, moves: Sequence[Move]) -> list[float]:
+def _unexplained(network: ProgressiveCascade, films: _Films, moves: Sequence[Move]) -> list[float]:
     """Of every move, the share of the views' contrast that stage 1 leaves unexplained, root mean square of both."""
-    found, seen_as = [], detour(network, pair.beam) or pair.beam
+    beam, found = films.pair.beam, []
+    seen_as = detour(network, beam) or beam
     for first in range(0, len(moves), _BATCH):
-        images, weights = zip(*(move_films(pair, move) for move in moves[first : first + _BATCH]), strict=True)
-        given, shown = (np.stack([mirror_pictures(one, pair.beam) for one in each]) for each in (images, weights))
-        looked = explain_pairs(network, given, seen_as, calibrated=pair.calibrated, weights=shown)
+        images, weights = zip(*(films.at(move) for move in moves[first : first + _BATCH]), strict=True)
+        given, shown = (np.stack([mirror_pictures(one, beam) for one in each]) for each in (images, weights))
+        looked = explain_pairs(network, given, seen_as, calibrated=films.pair.calibrated, weights=shown)
         for views in zip(looked.explained, looked.measured, looked.covered, strict=True):
             shares = [_left_of(*view) for view in zip(*views, strict=True)]
             found.append(float(np.sqrt(np.mean(shares))))
