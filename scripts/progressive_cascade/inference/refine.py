@@ -262,7 +262,7 @@ def _disbelieve(evidence: Evidence, weights: TunedWeights, found: _State, believ
     volume, explained = evidence.predict(weights.values)
     as_given = _look(evidence, 0, *evidence.losses(explained), volume, explained)
     line = (
-        f"the first stage leaves {found.residuals[0]:.2f} of the line integrals unexplained, whatever their scale "
+        f"the first stage leaves {found.residuals[0]:.3f} of the line integrals unexplained, whatever their scale "
         f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
     )
     kept = replace(as_given, residuals=found.residuals, edges=[*found.edges, line])
