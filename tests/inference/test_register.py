@@ -133,7 +133,9 @@ def test_likeliest_of_equals_is_what_is_likely() -> None:
 
 
 def test_blank_films_stay(explained) -> None:
-    """Without contrast nothing is explained anywhere."""
-    explained(_films())
-    pair = _pair(np.full((2, 128, 128), 2.0, dtype=np.float32))
-    assert register(NETWORK, pair) is pair
+    """Without contrast nothing is explained anywhere; nor by a stage that shows none."""
+    blank, films = np.full((2, 128, 128), 2.0, dtype=np.float32), _films()
+    for shown, taken in ((films, blank), (blank, films)):
+        explained(shown)
+        pair = _pair(taken)
+        assert register(NETWORK, pair) is pair

@@ -228,6 +228,6 @@ def _unexplained(network: ProgressiveCascade, films: _Films, moves: Sequence[Mov
 
 def _left_of(explained: np.ndarray, measured: np.ndarray, covered: np.ndarray) -> float:
     """Share of the variance of what is explained that the view does not hold, whatever its gain and offset."""
-    if covered.sum() < 2 or not measured[covered].std() > 0:
+    if covered.sum() < 2 or not min(explained[covered].std(), measured[covered].std()) > 0:
         return 1.0
     return float(1 - np.corrcoef(explained[covered], measured[covered])[0, 1] ** 2)
