@@ -87,7 +87,10 @@ def test_dry_run_tells_and_makes_nothing(recipe: Path, monkeypatch: pytest.Monke
     assert _train(recipe, "--dry-run") == 0
     told = capsys.readouterr().out
     assert tried == [1]
-    assert "step 3 of 3, second, begins when stage1_best.pt is there" in told and "assemble --output" in told
+    assert (
+        "step 3 of 3, second, begins when stage1_best.pt is there" in told
+        and "python -m progressive_cascade.training.assemble --output" in told
+    )
     assert not list((recipe.parent / "out").rglob("*.pt")) and not list((recipe.parent / "out").rglob("*.json"))
 
 

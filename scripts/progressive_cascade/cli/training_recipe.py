@@ -111,14 +111,16 @@ def _stage_run(step: Any, root: Path, dataset: Path | None, output: Path, overri
 
 
 def _run_module(name: str, arguments: list[str], *, dry_run: bool) -> None:
+    module = f"progressive_cascade.training.{name}"
     if dry_run:
-        print(shlex.join([name, *arguments]), flush=True)
+        front = ["progressive-cascade", name] if name == "calibrate" else ["python", "-m", module]
+        print(shlex.join([*front, *arguments]), flush=True)
         return
     if name == "calibrate":
         from progressive_cascade.cli import main
 
         code = main([name, "--overwrite", *arguments])
     else:
-        code = importlib.import_module(f"progressive_cascade.training.{name}").main(arguments)
+        code = importlib.import_module(module).main(arguments)
     if code:
         raise RunError(f"{name} ended with exit code {code}")
