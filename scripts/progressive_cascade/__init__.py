@@ -7,8 +7,9 @@ What a script needs is imported from here. Each name is looked up in its room wh
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.attenuation import hu_to_mu, mu_to_hu
@@ -37,18 +38,14 @@ __all__ = [
     "volume_affine",
 ]
 
-_HOMES = {
-    "attenuation": ("hu_to_mu", "mu_to_hu"),
-    "geometry": ("ConeBeam", "load_geometry", "save_geometry", "volume_affine"),
-    "inference.reconstruct": ("load_cascade", "reconstruct"),
-    "networks": ("ProgressiveCascade",),
-    "phantom": ("generate_phantom",),
-    "projector": ("DRR", "backproject", "line_integrals"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "attenuation": ("hu_to_mu", "mu_to_hu"),
+        "geometry": ("ConeBeam", "load_geometry", "save_geometry", "volume_affine"),
+        "inference.reconstruct": ("load_cascade", "reconstruct"),
+        "networks": ("ProgressiveCascade",),
+        "phantom": ("generate_phantom",),
+        "projector": ("DRR", "backproject", "line_integrals"),
+    },
+)

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from progressive_cascade.attenuation import water_attenuation
-from progressive_cascade.materials import mass_attenuation
+from progressive_cascade.attenuation import mass_attenuation, water_attenuation
 from progressive_cascade.physics import (
     Exposure,
     Spectrum,

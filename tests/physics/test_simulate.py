@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from progressive_cascade import ConeBeam, line_integrals, volume_affine
-from progressive_cascade.attenuation import cortical_bone_hu, hu_to_mu, water_attenuation
-from progressive_cascade.materials import mass_attenuation
+from progressive_cascade.attenuation import cortical_bone_hu, hu_to_mu, mass_attenuation, water_attenuation
 from progressive_cascade.physics import Exposure, polyenergetic, tube_spectrum, water_equivalent
 from progressive_cascade.physics.simulate import expose, jittered_beam
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from progressive_cascade.materials import DENSITY, mass_attenuation
+from progressive_cascade.attenuation import DENSITY, mass_attenuation
 from progressive_cascade.physics import Spectrum, half_value_layer, monoenergetic, parse_spectrum, tube_spectrum
 
 

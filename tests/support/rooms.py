@@ -15,13 +15,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "scripts" / "progressive_cascade"
 ORDER = (
-    *("errors", "io", "paths", "precision", "materials", "attenuation"),
+    *("doors", "errors", "io", "paths", "precision", "attenuation"),
     *("geometry", "projector", "consistency", "physics", "phantom", "ct", "radiograph"),
     *("networks", "losses", "components", "inference", "training"),
     *("report", "evaluation", "export", "service", "cli"),
 )
 """Lower floors first. A room imports rooms that stand before it, and no other."""
-GROUND = frozenset({"errors", "paths", "io", "precision", "attenuation", "materials"})
+GROUND = frozenset({"doors", "errors", "paths", "io", "precision", "attenuation"})
 """Modules that everything may stand on; what they import of each other is theirs."""
 BEGIN, END = "<!-- rooms -->", "<!-- end of rooms -->"
 

@@ -6,8 +6,9 @@ Each name is looked up in its module when it is first used: training reads the d
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.ct.augment import RandAnatomyd
@@ -34,20 +35,16 @@ __all__ = [
     "tissue_classes",
 ]
 
-_HOMES = {
-    "augment": ("RandAnatomyd",),
-    "datalist": ("SECTIONS", "load_datalist"),
-    "files": ("read_ct",),
-    "placement": ("PreparedCase", "place_ct", "prepare_case"),
-    "prepare": ("prepare_dataset",),
-    "series": ("find_dicom_series",),
-    "split": ("Split",),
-    "tissues": ("TISSUES", "tissue_classes"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "augment": ("RandAnatomyd",),
+        "datalist": ("SECTIONS", "load_datalist"),
+        "files": ("read_ct",),
+        "placement": ("PreparedCase", "place_ct", "prepare_case"),
+        "prepare": ("prepare_dataset",),
+        "series": ("find_dicom_series",),
+        "split": ("Split",),
+        "tissues": ("TISSUES", "tissue_classes"),
+    },
+)

@@ -7,8 +7,9 @@ seconds.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.evaluation.baselines import training_mean, unlearned
@@ -42,18 +43,14 @@ __all__ = [
     "unlearned",
 ]
 
-_HOMES = {
-    "baselines": ("training_mean", "unlearned"),
-    "cases": ("evaluation_items",),
-    "metrics": ("body_mask", "evaluate_volume", "parse_truth", "reprojection_psnr", "score_volume"),
-    "protocols": ("HEADLINES", "PROTOCOLS", "Truth"),
-    "results": ("EvaluationReport",),
-    "scores": ("confidence_interval", "paired_gain", "summarize"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "baselines": ("training_mean", "unlearned"),
+        "cases": ("evaluation_items",),
+        "metrics": ("body_mask", "evaluate_volume", "parse_truth", "reprojection_psnr", "score_volume"),
+        "protocols": ("HEADLINES", "PROTOCOLS", "Truth"),
+        "results": ("EvaluationReport",),
+        "scores": ("confidence_interval", "paired_gain", "summarize"),
+    },
+)

@@ -6,8 +6,9 @@ Each name is looked up in its module when it is first used: a DICOM series is wr
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.export.bundle import BUNDLE_NAME, Export, export_bundle
@@ -22,14 +23,10 @@ __all__ = [
     "save_torchscript",
 ]
 
-_HOMES = {
-    "bundle": ("BUNDLE_NAME", "Export", "export_bundle"),
-    "programs": ("onnx_program", "save_onnx", "save_torchscript"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "bundle": ("BUNDLE_NAME", "Export", "export_bundle"),
+        "programs": ("onnx_program", "save_onnx", "save_torchscript"),
+    },
+)

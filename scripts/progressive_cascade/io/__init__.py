@@ -6,8 +6,9 @@ Each name is looked up in its module when it is first used: JSON needs neither n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.io.commits import atomic_paths, finish_writing, staged_folder, take_lock
@@ -44,37 +45,33 @@ __all__ = [
     "take_lock",
 ]
 
-_HOMES = {
-    "commits": (
-        "atomic_paths",
-        "finish_writing",
-        "staged_folder",
-        "take_lock",
-    ),
-    "files": (
-        "atomic_path",
-        "sync",
-    ),
-    "nifti": (
-        "NIFTI_SUFFIXES",
-        "check_array",
-        "nifti_has_place",
-        "nifti_stem",
-        "read_nifti",
-        "save_nifti",
-        "smallest_array",
-    ),
-    "records": (
-        "finite",
-        "read_json",
-        "save_json",
-    ),
-    "state": ("read_state",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "commits": (
+            "atomic_paths",
+            "finish_writing",
+            "staged_folder",
+            "take_lock",
+        ),
+        "files": (
+            "atomic_path",
+            "sync",
+        ),
+        "nifti": (
+            "NIFTI_SUFFIXES",
+            "check_array",
+            "nifti_has_place",
+            "nifti_stem",
+            "read_nifti",
+            "save_nifti",
+            "smallest_array",
+        ),
+        "records": (
+            "finite",
+            "read_json",
+            "save_json",
+        ),
+        "state": ("read_state",),
+    },
+)

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, water_attenuation
-from progressive_cascade.materials import mass_attenuation
+from progressive_cascade.attenuation import EFFECTIVE_ENERGY_KEV, mass_attenuation, water_attenuation
 from progressive_cascade.physics.spectrum import Spectrum
 
 SCINTILLATOR = 0.2

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from progressive_cascade.materials import (
+from progressive_cascade.attenuation import (
     DENSITY,
     MAX_ENERGY_KEV,
     MIN_ENERGY_KEV,

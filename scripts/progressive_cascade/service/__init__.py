@@ -6,8 +6,9 @@ Each name is looked up in its module when it is first used: a watch folder needs
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
     from progressive_cascade.service.app import build_app
@@ -18,16 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "Settings", "Store", "WorkerProcess", "build_app"]
 
-_HOMES = {
-    "Pool": "pool",
-    "Settings": "settings",
-    "Store": "store",
-    "WorkerProcess": "process",
-    "build_app": "app",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = door(
+    __name__,
+    {
+        "app": ("build_app",),
+        "pool": ("Pool",),
+        "process": ("WorkerProcess",),
+        "settings": ("Settings",),
+        "store": ("Store",),
+    },
+)

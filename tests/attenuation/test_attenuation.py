@@ -14,11 +14,11 @@ from progressive_cascade.attenuation import (
     decompose_hu,
     hu_to_mu,
     hu_to_unit,
+    mass_attenuation,
     mu_to_hu,
     unit_to_hu,
     water_attenuation,
 )
-from progressive_cascade.materials import mass_attenuation
 
 
 def test_water_attenuation_equals_nist_at_its_nodes():

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from progressive_cascade.materials import DENSITY, mass_attenuation
+from progressive_cascade.attenuation.materials import DENSITY, mass_attenuation
 
 Array = TypeVar("Array", torch.Tensor, np.ndarray)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from progressive_cascade.materials import DENSITY, air_energy_absorption, mass_attenuation
+from progressive_cascade.attenuation import DENSITY, air_energy_absorption, mass_attenuation
 
 
 @pytest.mark.parametrize(
