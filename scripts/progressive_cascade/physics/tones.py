@@ -28,9 +28,9 @@ TYPICAL = {
 }
 """Quantiles of the line integrals above 0.3 at 70 keV, in twentieths, of the chest stand's frontal and lateral: mean of
 six training CTs' and 40 phantoms', each half."""
+AIR_SHARE = 0.07
+"""What is darker than this share of a picture's range is air beside the patient."""
 _RANGE = (0.002, 0.998)
-# What is darker than this share of the picture's range is air beside the patient.
-_AIR = 0.07
 # A picture with less of a body than this has none whose quantiles mean anything.
 _LEAST_BODY = 0.05
 
@@ -61,7 +61,7 @@ def typical_line_integrals(
     high = high.where(~flat, counted.nan_to_num(-torch.inf).amax(dim=-1, keepdim=True))
     share = (pixels - low) / (high - low).clamp(min=1e-9)
     counted = (counted - low) / (high - low).clamp(min=1e-9)
-    body = counted.where(counted > _AIR, torch.nan)
+    body = counted.where(counted > AIR_SHARE, torch.nan)
     enough = body.isfinite().sum(dim=-1, keepdim=True) >= _LEAST_BODY * counted.isfinite().sum(dim=-1, keepdim=True)
     knots = _quantiles(body, np.linspace(0, 1, len(TYPICAL["frontal"]))).nan_to_num(0.0)
     found = _line(share, knots, typical) if straight else _curve(share, knots, typical)

@@ -28,7 +28,7 @@ from progressive_cascade.physics.detection import (
     water_equivalent,
 )
 from progressive_cascade.physics.spectrum import Spectrum, tube_spectrum
-from progressive_cascade.physics.tones import typical_line_integrals
+from progressive_cascade.physics.tones import AIR_SHARE, typical_line_integrals
 from progressive_cascade.precision import upload
 
 _SCATTER_SIGMA_MM = 60.0
@@ -36,8 +36,6 @@ _SCATTER_SIGMA_MM = 60.0
 _CORRECTED_SCATTER = 0.2
 # Widths of the blur that local contrast is measured against [share of the detector's side].
 _LOCAL = (0.02, 0.15)
-# What is darker than this share of a picture's range is air beside the patient.
-_AIR = 0.07
 # Views of an examination: one frontal, then laterals.
 _KINDS = ("frontal", "lateral")
 # A detector saturates at this share of the beam without a patient, and a collimator cuts at most that share of a side.
@@ -271,7 +269,7 @@ def _show(image: Tensor, numbers: dict[str, Tensor], seen: Tensor | None) -> Ten
     """A monotone curve of each view, then local contrast, black and white, then read as any picture is."""
     low, high = _percentiles(image, 0.005, 0.995)
     share = ((image - low) / (high - low).clamp(min=1e-6)).clamp(-0.2, 1.2)
-    body = (share > _AIR).to(share)
+    body = (share > AIR_SHARE).to(share)
     curve, strength = numbers["curve"], numbers["strength"]
     gamma = share.clamp(min=0) ** (0.5 + 1.2 * strength)
     sigmoid = torch.sigmoid((share - numbers["centre"]) * (2 + 5 * strength))

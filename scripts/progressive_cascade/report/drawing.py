@@ -42,6 +42,7 @@ DPI = 160
 
 # Blue below, black at zero, amber above: zero vanishes into the background and only errors shine.
 _DIVERGING = ("#9be1ff", "#2f8fd0", "#123a5c", BACKGROUND, "#6b2f0c", "#e07b1f", "#ffe0a3")
+_NAMES = {"pa": "PA", "ap": "AP", "left_lateral": "Left lateral", "right_lateral": "Right lateral"}
 _SCALE_BAR_MM = 50.0
 # Width of the Gaussian as a fraction of the image, and gain; chosen by eye on simulated chests.
 _FILM_BANDS = ((0.03, 0.8), (0.08, 0.4))
@@ -148,14 +149,17 @@ def draw_plane(axes: Axes, plane: Plane, *, window: tuple[float, float] | None) 
     return drawn
 
 
-def view_heading(view: str) -> str:
-    """A view's name in a picture.
+def view_title(view: str) -> str:
+    """The name of a view for people.
 
     Example:
-        >>> view_heading("ap"), view_heading("left_lateral"), view_heading("lao5_cranial3")
-        ('AP', 'left lateral', 'lao5 cranial3')
+        >>> view_title("left_lateral"), view_title("lao30_cranial15")
+        ('Left lateral', 'LAO 30 cranial 15')
     """
-    return view.upper() if view in ("pa", "ap") else view.replace("_", " ")
+    if view in _NAMES:
+        return _NAMES[view]
+    words = view.replace("_", " ").replace("lao", "LAO ").replace("rao", "RAO ")
+    return words.replace("cranial", "cranial ").replace("caudal", "caudal ")
 
 
 def view_sides(view: str) -> tuple[str, str]:

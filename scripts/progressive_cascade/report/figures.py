@@ -27,7 +27,7 @@ from progressive_cascade.report.drawing import (
     heading,
     mosaic,
     save_figure,
-    view_heading,
+    view_title,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def radiographs_figure(image: np.ndarray, path: str | PathLike[str]) -> None:
     for index, view in enumerate(USUAL_VIEWS):
         axes = figure.add_subplot(grid[0, index])
         draw_radiograph(axes, image[index], view)
-        heading(axes, view_heading(view))
+        heading(axes, view_title(view))
     save_figure(figure, path)
 
 
@@ -95,7 +95,7 @@ def volume_figure(
         for row, image in enumerate(radiographs):
             axes = figure.add_subplot(grid[row, 0])
             draw_radiograph(axes, image, views[row])
-            caption(axes, view_heading(views[row]))
+            caption(axes, view_title(views[row]))
             if row == 0:
                 heading(axes, "radiographs")
     rows = [
@@ -192,7 +192,7 @@ def hero_figure(
     for index, view in enumerate(USUAL_VIEWS):
         axes = figure.add_subplot(films[index])
         draw_radiograph(axes, radiographs[index], view)
-        caption(axes, view_heading(view))
+        caption(axes, view_title(view))
         if index == 0:
             heading(axes, "two X-rays")
     arrow = figure.add_subplot(grid[:, 1])
@@ -252,7 +252,7 @@ def _draw_reprojection(
     draw_radiograph(panels[0], radiograph, view)
     draw_radiograph(panels[1], reprojected, view, like=radiograph)
     drawn = draw_difference(panels[2], reprojected - radiograph, view)
-    heading(panels[0], view_heading(view))
+    heading(panels[0], view_title(view))
     if named:
         for axes, name in zip(panels, ("radiograph", "re-projected", "difference"), strict=True):
             caption(axes, name)

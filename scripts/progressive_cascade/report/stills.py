@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from progressive_cascade.geometry import ConeBeam
-from progressive_cascade.report.drawing import DIFFERENCE_LIMIT, diverging_colors, film_tone
+from progressive_cascade.report.drawing import DIFFERENCE_LIMIT, diverging_colors, film_tone, view_title
 
 # Toward which side of the patient +x, +y and +z point, and the opposite ones.
 _LETTERS = (("R", "L"), ("A", "P"), ("S", "I"))
@@ -23,7 +23,6 @@ _SIDES = {
     "S": "head",
     "I": "feet",
 }
-_NAMES = {"pa": "PA", "ap": "AP", "left_lateral": "Left lateral", "right_lateral": "Right lateral"}
 _FILM_QUALITY, _STILL_QUALITY = 88, 85
 
 
@@ -50,19 +49,6 @@ class Film:
     sides: tuple[str, str]
     matrix: list[list[float]]
     shape: tuple[int, int]
-
-
-def view_title(view: str) -> str:
-    """The name of a view for people.
-
-    Example:
-        >>> view_title("left_lateral"), view_title("lao30_cranial15")
-        ('Left lateral', 'LAO 30 cranial 15')
-    """
-    if view in _NAMES:
-        return _NAMES[view]
-    words = view.replace("_", " ").replace("lao", "LAO ").replace("rao", "RAO ")
-    return words.replace("cranial", "cranial ").replace("caudal", "caudal ")
 
 
 def side_letters(beam: ConeBeam, view: int) -> tuple[str, str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 from progressive_cascade.geometry import ConeBeam, GeometryRange
 from progressive_cascade.inference.acceptance import describe_range
 from progressive_cascade.inference.first_look import LEAST_AGREEMENT
-from progressive_cascade.report.stills import view_title
+from progressive_cascade.report.drawing import view_title
 
 BODY_HU = -500.0
 """Halfway between air and water: what is above it counts as body in the page's uncertainty [HU]."""
