@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ import torch
 from progressive_cascade.consistency import apply_projector
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference import evidence as evidence_module
+from progressive_cascade.inference import passes as passes_module
 from progressive_cascade.inference import refine as refine_module
 from progressive_cascade.inference.calibration import ViewCalibration, fit_view
+from progressive_cascade.inference.frames import FRAMES, average_frames, in_frame
 from progressive_cascade.inference.inferers import CascadeInferer
 from progressive_cascade.inference.refine import RefineSettings, refine
 from progressive_cascade.inference.tuned import TunedWeights
+from progressive_cascade.networks.stages import EXTENT
 
 
 @pytest.fixture
@@ -68,6 +72,49 @@ def test_refinement_of_a_batch_is_that_of_each_sample(network, image):
     assert together.reports[1].held_out_after == pytest.approx(alone.reports[0].held_out_after, rel=1e-4)
 
 
+def _round(network, image, calibrated=None):
+    """The mean of stage 1's volumes over all frames, unrefined."""
+    volumes = []
+    for frame in FRAMES:
+        matrices = in_frame(network.projection_matrices[None], frame, EXTENT / 16)
+        start, context = network.prepare_stage(image, matrices, calibrated, number=1)
+        volumes.append(network.stages[0](start, [0, 0, 0], context))
+    return average_frames(volumes, FRAMES)
+
+
+def test_where_no_step_is_needed_the_volume_is_the_mean_of_all_frames(network, image, monkeypatch):
+    """It explains the radiographs better than stage 1's own, and is no other network's."""
+    monkeypatch.setattr(evidence_module, "EXPECTED_RESIDUAL", 100.0)
+    found = _refine(network, image)
+    with torch.no_grad():
+        torch.testing.assert_close(found.volume, _round(network, image))
+    assert found.reports[0].steps == 0
+    assert found.reports[0].held_out_after < found.reports[0].held_out_before
+
+
+def test_a_step_that_is_taken_back_leaves_no_trace_in_the_mean(network, image, monkeypatch):
+    """Its pass is forgotten and its frame comes again: a round holds every frame once."""
+    rounds = []
+    monkeypatch.setattr(passes_module, "average_frames", lambda _, seen: rounds.append(seen) or torch.zeros(1))
+    evidence = SimpleNamespace(
+        predict=lambda _, frame: (torch.zeros(1), torch.zeros(1)),
+        losses=lambda _: (torch.zeros(1), torch.zeros(1)),
+        residuals=lambda _: (0.0, 0.0),
+        image=image,
+        matrices=image,
+        searches=False,
+        views=[],
+    )
+    passes = passes_module.Passes(evidence, {}, FRAMES)  # pyright: ignore[reportArgumentType]
+    for step in range(7):
+        passes.run(step)
+        if step in (2, 5):
+            passes.take_back()
+            assert not passes.is_round
+            passes.run(step)
+    assert sorted(rounds[-1]) == sorted(FRAMES) and passes.is_round
+
+
 def test_no_steps_give_the_networks_own_volume(network, image):
     """Zero steps: stage 1 as it is."""
     with torch.no_grad():
@@ -105,7 +152,7 @@ def test_steps_are_shorter_where_little_is_left_to_explain(network, image, monke
     before, way = _refine(network, image, steps=0).reports[0].residual_before, {}
     for excess in (1.2, 100.0):
         monkeypatch.setattr(evidence_module, "EXPECTED_RESIDUAL", before / excess**0.5)
-        volumes, settings = [], RefineSettings(steps=1)
+        volumes, settings = [], RefineSettings(steps=1, frames=((0, 0, 0),))
         refine(
             network,
             image,
@@ -272,7 +319,6 @@ def test_pictures_that_are_hardly_explained_are_not_believed(network, image):
     torch.testing.assert_close(found.image[0], noise[0])
     assert "neither refined" in found.reports[0].warnings[0]
     with torch.no_grad():
-        start, context = network.prepare_stage(noise, matrices, torch.zeros(1), number=1)
-        torch.testing.assert_close(found.volume[:1], network.stages[0](start, [0, 0, 0], context))
+        torch.testing.assert_close(found.volume[:1], _round(network, noise, torch.zeros(1)))
     trusting = replace(settings, believable=0.0)
     assert refine(network, noise, matrices, known="display", settings=trusting).calibrated.tolist() == [1.0]

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from progressive_cascade.consistency import apply_projector, estimate_noise, shrink_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference.calibration import ViewCalibration, fit_view
+from progressive_cascade.inference.frames import Frame, in_frame
 from progressive_cascade.networks import ProgressiveCascade
+from progressive_cascade.networks.stages import EXTENT
 
 EXPECTED_RESIDUAL = 0.095
 """Root mean square of line integrals that stage 1 leaves unexplained of patients like those it was trained on. A true
@@ -78,11 +80,16 @@ class Evidence:
         self.views = self._start()
         self._read(self.is_sure)
 
-    def predict(self, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Stage 1's volume by these parameters (1, 1, g, g, g), and what it explains (1, view, rows, cols)."""
-        volume = functional_call(self.stage, parameters, (self.start, [0, 0, 0], self.context))
-        volume = self.stage.consistency(volume, self.image, self.matrices, self.flag)
-        return volume, self._project(self.stage.consistency.to_mu(volume), self.small_matrices)
+    def predict(self, parameters: dict[str, Tensor], frame: Frame = (0, 0, 0)) -> tuple[Tensor, Tensor]:
+        """Stage 1's volume on the cube in a frame (1, 1, g, g, g), and what it explains (1, view, rows, cols)."""
+        matrices = self._lay(self.matrices, frame)
+        if frame not in self._contexts:
+            with torch.no_grad():
+                self._contexts[frame] = self.network.prepare_stage(self.image, matrices, self.flag, number=1)
+        start, context = self._contexts[frame]
+        volume = functional_call(self.stage, parameters, (start, [0, 0, 0], context))
+        volume = self.stage.consistency(volume, self.image, matrices, self.flag)
+        return volume, self._project(self.stage.consistency.to_mu(volume), self._lay(self.small_matrices, frame))
 
     def losses(self, explained: Tensor) -> tuple[Tensor, Tensor]:
         """Mean square of what is left unexplained over its expectation, outside and inside the held-back patches."""
@@ -98,13 +105,13 @@ class Evidence:
         everywhere = float(square.sum() / self.shown.sum().clamp(min=1))
         return math.sqrt(everywhere), math.sqrt(float((square * inside).sum() / inside.sum().clamp(min=1)))
 
-    def calibrate(self, volume: Tensor, explained: Tensor) -> None:
-        """Fit intensities and pose to what a volume explains, and read the radiographs anew."""
+    def calibrate(self, volume: Tensor, explained: Tensor, frame: Frame = (0, 0, 0)) -> None:
+        """Fit intensities and pose to what a volume in a frame explains, and read the radiographs anew."""
         nominal = shrink_radiographs(self.given, self.nominal, self.size)[1]
         mu = self.stage.consistency.to_mu(volume.detach())
 
         def project(matrix: Tensor) -> Tensor:
-            return self._project(mu, matrix[None, None])[0, 0]
+            return self._project(mu, self._lay(matrix[None, None], frame))[0, 0]
 
         weights = self.weights * (1 - self.held)
         for index, view in enumerate(self.views):
@@ -122,15 +129,17 @@ class Evidence:
         return [ViewCalibration.start(self.known, view.cpu().numpy()) for view in self.given[0]]
 
     def _read(self, calibrated: bool) -> None:
-        """What follows from the calibration so far: line integrals, matrices, weights, and stage 1's context."""
+        """What follows from the calibration so far: line integrals, matrices and weights."""
         triples = list(zip(self.views, self.given[0], self.nominal[0], strict=True))
         self.image = torch.stack([view.line_integrals(pixels) for view, pixels, _ in triples])[None]
         self.matrices = torch.stack([view.move(matrix) for view, _, matrix in triples])[None]
         self.small, self.small_matrices = shrink_radiographs(self.image, self.matrices, self.size)
         self.weights = _inverse_variance(self.image, self.small) * self.shown
         self.flag = torch.full((1,), float(calibrated), device=self.image.device)
-        with torch.no_grad():
-            self.start, self.context = self.network.prepare_stage(self.image, self.matrices, self.flag, number=1)
+        self._contexts: dict[Frame, Any] = {}
+
+    def _lay(self, matrices: Tensor, frame: Frame) -> Tensor:
+        return in_frame(matrices, frame, EXTENT / self.stage.grid) if any(frame) else matrices
 
     def _project(self, mu: Tensor, matrices: Tensor) -> Tensor:
         return apply_projector(mu, matrices, self.affine, (self.small.shape[2], self.small.shape[3]))

@@ -8,7 +8,9 @@ A copy of stage 1's weights θ takes a few steps of Adam on
 the weighted square of what the volume N(θ, y) does not explain of the radiographs y, at two pixels per voxel. The
 weights of a network spread a correction along anatomy, where voxels would spread it along rays. A tenth of the
 radiographs, in patches, is kept out of the loss: the volume that explains these best is the one that is taken.
-Where the intensities or the pose are not known they are fitted along (:mod:`.calibration`).
+Every step is taken with the cube laid elsewhere, and a volume is the mean of the last five (:mod:`.frames`): what
+averaging gains costs no pass more. Where the intensities or the pose are not known they are fitted along
+(:mod:`.calibration`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from torch import Tensor
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference.evidence import Evidence
+from progressive_cascade.inference.frames import FRAMES, Frame
+from progressive_cascade.inference.passes import Passes, State
 from progressive_cascade.inference.tuned import TunedWeights
 from progressive_cascade.networks import ProgressiveCascade
 
@@ -59,6 +63,7 @@ class RefineSettings:
         discrepancy: refining stops at this multiple of the loss that noise and grid let expect; 0: never.
         believable: see :data:`BELIEVABLE_RESIDUAL`; 0: whatever is left unexplained.
         pose: also fit an in-plane shift and three turns of each view.
+        frames: where stage 1's cube is laid, in turns, the first one as it stands; a volume is the mean of a round.
         seed: of the patches.
 
     Raises:
@@ -73,6 +78,7 @@ class RefineSettings:
     discrepancy: float = 1.0
     believable: float = BELIEVABLE_RESIDUAL
     pose: bool = False
+    frames: tuple[Frame, ...] = FRAMES
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,6 +88,8 @@ class RefineSettings:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must lie in (0, 1), got {self.held_out}")
+        if not self.frames or any(self.frames[0]):
+            raise ValueError(f"frames must begin with the cube as it stands, (0, 0, 0), got {self.frames}")
         for name in ("discrepancy", "believable"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -206,21 +214,6 @@ def join(found: Sequence[Refinement]) -> Refinement:
     return Refinement(*tensors, reports=[report for one in found for report in one.reports])
 
 
-@dataclass(frozen=True)
-class _State:
-    """Everything after some steps."""
-
-    step: int
-    loss: float
-    held_loss: float
-    residuals: tuple[float, float]
-    volume: Tensor
-    image: Tensor
-    matrices: Tensor
-    calibration: list[dict[str, object]]
-    edges: list[str]
-
-
 def _tune(
     evidence: Evidence, settings: RefineSettings, observe: Callable[[int, Tensor], None] | None = None
 ) -> Refinement:
@@ -229,65 +222,49 @@ def _tune(
     if evidence.searches:
         for _ in range(_CALIBRATION_PASSES):
             evidence.calibrate(*evidence.predict(weights.values))
+    frames = settings.frames if settings.steps else settings.frames[:1]
+    passes = Passes(evidence, weights.values, frames)
     lowest, stopped = math.inf, ""
     for step in range(settings.steps + 1):
         with torch.enable_grad():
-            volume, explained = evidence.predict(weights.values)
-            loss, held_loss = evidence.losses(explained)
-        now = _look(evidence, step, loss, held_loss, volume.detach(), explained.detach())
+            loss, now = passes.run(step)
         if observe is not None:
             observe(step, now.volume)
         if step == 0:
             first = best = now
             if not evidence.is_sure and 0 < settings.believable < now.residuals[0]:
-                return _disbelieve(evidence, weights, now, settings.believable)
+                evidence.forget()
+                return _disbelieve(Passes(evidence, weights.values, frames), now, settings.believable)
             weights.shorten(min(1.0, max(_SHORTEST, (now.loss - 1.0) ** 2)))
-        best = now if now.held_loss < best.held_loss else best
         stopped = _reason_to_stop(now, best, lowest, settings)
         if stopped == "rising" and weights.retreats < _RETREATS and step < settings.steps:
             weights.retreat(_SHORTER)
+            passes.take_back()
             continue
         lowest = min(lowest, now.loss)
+        if stopped and stopped != "rising" and not passes.is_round:
+            now = passes.finish(step)
+        best = now if passes.is_round and now.held_loss < best.held_loss else best
         if stopped:
             break
         weights.step(loss)
         if evidence.searches:
-            evidence.calibrate(volume.detach(), explained.detach())
+            passes.calibrate()
     return _conclude(first, first if stopped == "rising" else best, step, stopped)
 
 
-def _disbelieve(evidence: Evidence, weights: TunedWeights, found: _State, believable: float) -> Refinement:
+def _disbelieve(passes: Passes, found: State, believable: float) -> Refinement:
     """The unrefined volume of the radiographs as they were given, and why."""
-    evidence.forget()
-    volume, explained = evidence.predict(weights.values)
-    as_given = _look(evidence, 0, *evidence.losses(explained), volume, explained)
     line = (
         f"the first stage leaves {found.residuals[0]:.3f} of the line integrals unexplained, whatever their scale "
         f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
     )
-    kept = replace(as_given, residuals=found.residuals, edges=[*found.edges, line])
-    return replace(_conclude(kept, kept, 0, "unexplained"), calibrated=torch.zeros_like(evidence.flag))
+    kept = replace(passes.finish(0), residuals=found.residuals, edges=[*found.edges, line])
+    refinement = _conclude(kept, kept, 0, "unexplained")
+    return replace(refinement, calibrated=torch.zeros_like(refinement.calibrated))
 
 
-def _look(evidence: Evidence, step: int, loss: Tensor, held_loss: Tensor, volume: Tensor, explained: Tensor) -> _State:
-    return _State(
-        step=step,
-        loss=float(loss.detach()),
-        held_loss=float(held_loss.detach()),
-        residuals=evidence.residuals(explained),
-        volume=volume,
-        image=evidence.image,
-        matrices=evidence.matrices,
-        calibration=[view.to_dict() for view in evidence.views] if evidence.searches else [],
-        edges=[
-            f"{name} of view {index} is {value:.3g}, at the edge of what is believed possible ({low:.3g} to {high:.3g})"
-            for index, view in enumerate(evidence.views)
-            for name, (value, low, high) in view.at_edge().items()
-        ],
-    )
-
-
-def _reason_to_stop(now: _State, best: _State, lowest: float, settings: RefineSettings) -> str:
+def _reason_to_stop(now: State, best: State, lowest: float, settings: RefineSettings) -> str:
     """Why no further step is taken; empty: one is."""
     if not math.isfinite(now.loss) or now.loss > _RISE * lowest:
         return "rising"
@@ -298,7 +275,7 @@ def _reason_to_stop(now: _State, best: _State, lowest: float, settings: RefineSe
     return "steps" if now.step == settings.steps else ""
 
 
-def _conclude(first: _State, kept: _State, steps: int, stopped: str) -> Refinement:
+def _conclude(first: State, kept: State, steps: int, stopped: str) -> Refinement:
     warnings = list(kept.edges)
     if stopped == "rising":
         warnings.append(f"the residual rose after {steps} steps; the unrefined volume is kept")

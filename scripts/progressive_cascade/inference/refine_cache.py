@@ -34,7 +34,7 @@ from progressive_cascade.networks import ProgressiveCascade
 
 _TENSORS = ("volume", "image", "matrices", "calibrated")
 # Raised whenever refining comes to do something else with the same settings: what older code found is then not taken.
-_REVISION = 2
+_REVISION = 3
 
 
 def refine_cached(
