@@ -15,7 +15,7 @@ from progressive_cascade.inference.frames import Frame, average_frames
 
 @dataclass(frozen=True)
 class State:
-    """Everything after some steps."""
+    """Everything after some steps: of the mean volume of the last passes, and of what it explains."""
 
     step: int
     loss: float
@@ -48,16 +48,14 @@ class Passes:
         return len(self._seen) == len(self._frames)
 
     def run(self, step: int) -> tuple[Tensor, State]:
-        """One more pass, in the next frame: its loss, and everything after so many steps."""
+        """One more pass, in the next frame: its loss, to be stepped down, and the round's state after so many steps."""
         evidence, frame = self._evidence, self._frames[self._number % len(self._frames)]
         self._number += 1
         volume, explained = evidence.predict(self._values, frame)
         loss = evidence.losses(explained)[0]
         self._seen = [*self._seen, (frame, volume.detach(), explained.detach())][-len(self._frames) :]
         frames, volumes, parts = zip(*self._seen, strict=True)
-        return loss, self._look(
-            step, float(loss.detach()), average_frames(volumes, frames), torch.cat(parts).mean(dim=0, keepdim=True)
-        )
+        return loss, self._look(step, average_frames(volumes, frames), torch.cat(parts).mean(dim=0, keepdim=True))
 
     def finish(self, step: int) -> State:
         """What is left of a round, with weights that stay."""
@@ -76,12 +74,13 @@ class Passes:
         frame, volume, explained = self._seen[-1]
         self._evidence.calibrate(volume, explained, frame)
 
-    def _look(self, step: int, loss: float, volume: Tensor, explained: Tensor) -> State:
+    def _look(self, step: int, volume: Tensor, explained: Tensor) -> State:
         evidence = self._evidence
+        loss, held_loss = (float(part) for part in evidence.losses(explained))
         return State(
             step=step,
             loss=loss,
-            held_loss=float(evidence.losses(explained)[1]),
+            held_loss=held_loss,
             residuals=evidence.residuals(explained),
             volume=volume,
             image=evidence.image,
