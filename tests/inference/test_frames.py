@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from progressive_cascade import ConeBeam
-from progressive_cascade.inference.frames import FRAMES, average_frames, in_frame
+from progressive_cascade.inference.frames import FRAMES, average_frames, deviate_frames, in_frame
 from progressive_cascade.inference.refine import RefineSettings
 
 
@@ -34,6 +34,16 @@ def test_a_voxel_is_the_mean_of_the_volumes_that_hold_it():
     found = average_frames(volumes, [(0, 0, 0), (1, 0, 0)])[0, 0, :, 0, 0]
     assert found.tolist() == [0.0, 0.5, 0.5, 0.5]
     assert average_frames(volumes[1:], [(1, 0, 0)])[0, 0, :, 0, 0].tolist() == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_the_spread_is_that_of_the_body():
+    """Two volumes 0.2 apart deviate by 0.1 where their mean is dense, and what lies in air does not count."""
+    one = torch.full((1, 1, 4, 4, 4), 0.5)
+    one[..., :2] = 0.0
+    other = one + 0.2
+    assert deviate_frames([one, other], [(0, 0, 0)] * 2, above=0.25) == pytest.approx(0.1, abs=1e-6)
+    assert deviate_frames([one], [(0, 0, 0)], above=0.25) == 0.0
+    assert deviate_frames([one, other], [(0, 0, 0)] * 2, above=0.9) == 0.0
 
 
 def test_frames_lie_across_the_body_about_the_cube_as_it_stands():

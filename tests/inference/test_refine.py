@@ -90,6 +90,7 @@ def test_where_no_step_is_needed_the_volume_is_the_mean_of_all_frames(network, i
         torch.testing.assert_close(found.volume, _round(network, image))
     assert found.reports[0].steps == 0
     assert found.reports[0].held_out_after < found.reports[0].held_out_before
+    assert found.reports[0].spread_hu > 0 and _refine(network, image, steps=0).reports[0].spread_hu == 0
 
 
 def test_a_step_that_is_taken_back_leaves_no_trace_in_the_mean(network, image, monkeypatch):
@@ -97,7 +98,7 @@ def test_a_step_that_is_taken_back_leaves_no_trace_in_the_mean(network, image, m
     rounds = []
     monkeypatch.setattr(passes_module, "average_frames", lambda _, seen: rounds.append(seen) or torch.zeros(1))
     evidence = SimpleNamespace(
-        predict=lambda _, frame: (torch.zeros(1), torch.zeros(1)),
+        predict=lambda _, frame: (torch.zeros(1, 1, 4, 4, 4), torch.zeros(1)),
         losses=lambda _: (torch.zeros(1), torch.zeros(1)),
         residuals=lambda _: (0.0, 0.0),
         image=image,

@@ -77,10 +77,11 @@ def test_page_explains_refinement_and_the_first_look(case: ReportCase) -> None:
     refinement = {
         **{"steps": 8, "kept": 6, "stopped": "held_out", "calibration": [{"view": "pa", "gain": 1.02}]},
         **{"residual_before": 0.1763, "residual_after": 0.1, "held_out_before": 0.1734, "held_out_after": 0.1077},
+        "spread_hu": 25.3,
         "warnings": ["the kept-back patches did not gain"],
     }
     html = render_page(replace(case, record={**RECORD, "refinement": refinement, "first_agreement": {"pa": 41.3}}))
-    for text in ("0.176", "0.108", "which no longer gained", "gain: 1.02", "First look", "PA 41 dB"):
+    for text in ("0.176", "0.108", "which no longer gained", "25 HU", "gain: 1.02", "First look", "PA 41 dB"):
         assert text in html, text
     assert html.index("the kept-back patches did not gain") < html.index('id="viewer"')
     assert "17.63%" not in html

@@ -30,7 +30,7 @@ from progressive_cascade.inference.signs import SIGNS
 from progressive_cascade.inference.trust import CONFIDENCE, parse_line
 
 CANDIDATES: tuple[str, ...] = (
-    *("residual_before", "residual_after", "held_out_after", "first_shape", "first_worst"),
+    *("residual_before", "residual_after", "held_out_after", "first_shape", "first_worst", "spread"),
     *("change", "second", "second_change", "second_residual", "sigma", "noise"),
     *("dense_hu", "lung_hu", "body", "lung_share", "bone_share"),
     *("scaled", "display", "wide"),

@@ -45,6 +45,27 @@ def average_frames(volumes: Sequence[Tensor], frames: Sequence[Frame]) -> Tensor
     Returns:
         (b, 1, g, g, g); every voxel is the mean of those volumes that hold it, 0 where none does.
     """
+    return _mean(volumes, frames)
+
+
+def deviate_frames(volumes: Sequence[Tensor], frames: Sequence[Frame], *, above: float) -> float:
+    """How far the volumes deviate from their mean: a sign of its error, which they partly share.
+
+    Args:
+        volumes: see :func:`average_frames`.
+        frames: see there.
+        above: a voxel counts where their mean is larger.
+
+    Returns:
+        Mean over these voxels of the standard deviation; 0 without such a voxel.
+    """
+    mean = _mean(volumes, frames)
+    square = _mean([volume.square() for volume in volumes], frames) - mean.square()
+    counted = mean > above
+    return float(square.clamp(min=0).sqrt()[counted].mean()) if counted.any() else 0.0
+
+
+def _mean(volumes: Sequence[Tensor], frames: Sequence[Frame]) -> Tensor:
     total, count = torch.zeros_like(volumes[0]), torch.zeros_like(volumes[0])
     for volume, frame in zip(volumes, frames, strict=True):
         sizes = list(zip(frame, volume.shape[2:], strict=True))

@@ -6,11 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from progressive_cascade.attenuation import HU_MAX, HU_MIN, hu_to_unit
 from progressive_cascade.inference.evidence import Evidence
-from progressive_cascade.inference.frames import Frame, average_frames
+from progressive_cascade.inference.frames import Frame, average_frames, deviate_frames
+
+# What is denser counts as body.
+_BODY = float(hu_to_unit(np.array(-500.0)))
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class State:
     loss: float
     held_loss: float
     residuals: tuple[float, float]
+    spread: float
     volume: Tensor
     image: Tensor
     matrices: Tensor
@@ -55,7 +61,9 @@ class Passes:
         loss = evidence.losses(explained)[0]
         self._seen = [*self._seen, (frame, volume.detach(), explained.detach())][-len(self._frames) :]
         frames, volumes, parts = zip(*self._seen, strict=True)
-        return loss, self._look(step, average_frames(volumes, frames), torch.cat(parts).mean(dim=0, keepdim=True))
+        spread = deviate_frames(volumes, frames, above=_BODY)
+        mean = torch.cat(parts).mean(dim=0, keepdim=True)
+        return loss, self._look(step, average_frames(volumes, frames), mean, spread)
 
     def finish(self, step: int) -> State:
         """What is left of a round, with weights that stay."""
@@ -74,7 +82,7 @@ class Passes:
         frame, volume, explained = self._seen[-1]
         self._evidence.calibrate(volume, explained, frame)
 
-    def _look(self, step: int, volume: Tensor, explained: Tensor) -> State:
+    def _look(self, step: int, volume: Tensor, explained: Tensor, spread: float) -> State:
         evidence = self._evidence
         loss, held_loss = (float(part) for part in evidence.losses(explained))
         return State(
@@ -82,6 +90,7 @@ class Passes:
             loss=loss,
             held_loss=held_loss,
             residuals=evidence.residuals(explained),
+            spread=spread * (HU_MAX - HU_MIN),
             volume=volume,
             image=evidence.image,
             matrices=evidence.matrices,

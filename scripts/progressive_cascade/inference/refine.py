@@ -109,6 +109,7 @@ class RefinementReport:
         residual_after: of the volume that was kept.
         held_out_before: the same in the patches kept out of the loss, before.
         held_out_after: and of the volume that was kept.
+        spread_hu: mean deviation, in the body, of the volumes whose mean was kept [HU]; 0 of one alone.
         calibration: what was found, by view; empty for calibrated radiographs whose pose is not looked for.
         warnings: one line each.
     """
@@ -120,6 +121,7 @@ class RefinementReport:
     residual_after: float
     held_out_before: float
     held_out_after: float
+    spread_hu: float = 0.0
     calibration: list[dict[str, object]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -291,6 +293,7 @@ def _conclude(first: State, kept: State, steps: int, stopped: str) -> Refinement
         residual_after=kept.residuals[0],
         held_out_before=first.residuals[1],
         held_out_after=kept.residuals[1],
+        spread_hu=kept.spread,
         calibration=kept.calibration,
         warnings=warnings,
     )

@@ -2,8 +2,9 @@
 """What a reconstruction shows of its own error: numbers that need no truth.
 
 Agreement after data consistency says nothing. What says something: what the first stage left unexplained before any
-consistency, how far the answer moved from there, whether another stage 1 sees the same chest, how dense soft tissue
-came out (a wrong distance or factor makes all of it denser or thinner), sigma, and what kind of body it is.
+consistency, how far the answer moved from there, whether another stage 1 sees the same chest, or the same one with its
+cube laid elsewhere, how dense soft tissue came out (a wrong distance or factor makes all of it denser or thinner),
+sigma, and what kind of body it is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SIGNS: dict[str, str] = {
     "residual_after": "log of what it left unexplained",
     "held_out_before": "log of the former, in the patches held back",
     "held_out_after": "log of the latter, in the patches held back",
+    "spread": "log of how far stage 1's volumes deviate with the place of its cube, in the body [HU]",
     "first_residual": "log of what stage 1 alone leaves unexplained, before consistency",
     "first_worst": "log of the same in the worse view",
     "first_shape": "log of the same after the gain and offset that fit each view best",
@@ -94,6 +96,7 @@ def measure_signs(
     report = result.refinement
     for name in ("residual_before", "residual_after", "held_out_before", "held_out_after"):
         signs[name] = _log(getattr(report, name))
+    signs["spread"] = _log(report.spread_hu)
     signs |= _first_signs(own)
     first = unit_to_hu(own.unit).cpu()
     signs["change"] = _difference(coarse, first, body)

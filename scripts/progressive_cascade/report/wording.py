@@ -50,6 +50,11 @@ _REFINEMENT = {
         "{:.3f}",
         "If this does not fall as the one above does, refining only memorised.",
     ),
+    "spread_hu": (
+        "Spread of the first stage",
+        "{:.0f} HU",
+        "How far its volumes deviate inside the body when its cube is laid 6 mm aside; the CT is made of their mean.",
+    ),
     "calibration": ("Found along", "", "Gain, offset, tone and pose of each radiograph."),
 }
 _STOPPED = {
