@@ -67,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_discrepancy": {"discrepancy": 0.0},
     "rank_4": {"rank": 4, "learning_rate": 3e-3},
     "steps_30": {"steps": 30, "discrepancy": 0.0},
+    "one_frame": {"frames": ((0, 0, 0),)},
     "pose": {"pose": True},
 }
 """Ways to refine: what differs from the default; `rank` of the changes of stage 1's weights, learnt in their place.
