@@ -25,6 +25,7 @@ CONDITIONS = {
     "photons_1000": "1000 photons",
 }
 ABLATION = {
+    "one_frame": "the cube in one place alone",
     "rate_0.0001": "rate 1e-4",
     "rate_0.001": "rate 1e-3",
     "decoder": "decoder alone",
@@ -86,7 +87,7 @@ def ablation_table(report: Mapping[str, Any]) -> list[str]:
     for variant, label in ABLATION.items():
         for kind, pairs in _by_kind(report, variant, "calibrated"):
             same = [(off, _variant(report, off, "on")) for off, _ in pairs]
-            kept = ", ".join(str(row["report"]["kept"]) for _, row in pairs if "report" in row) or "–"
+            kept = _range([row["report"]["kept"] for _, row in pairs if "report" in row])
             cells = [label, _count(kind, pairs), *(_gain(some, _psnr) for some in (pairs, same)), kept]
             lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -138,6 +139,13 @@ def _change(pairs: list[Pair], name: str, digits: int) -> str:
 
 def _gain(pairs: list[Pair], after: Callable[[Row], float]) -> str:
     return f"{fmean(after(on) - _score(off, 'psnr') for off, on in pairs):+.2f}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "–"
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _count(kind: str, pairs: list[Pair]) -> str:

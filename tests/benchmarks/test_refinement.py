@@ -54,6 +54,12 @@ def test_conditions_change_what_they_name(box: Case) -> None:
     assert not torch.allclose(turned[:, 1], plain[:, 1])
 
 
+def test_steps_kept_are_told_as_a_range(report: dict) -> None:
+    """One number where all kept the same, the least and most elsewhere, a dash where nothing was refined."""
+    assert [tables._range(numbers) for numbers in ([], [4], [4, 4], [8, 0, 3])] == ["–", "4", "4", "0 to 8"]
+    assert tables.ablation_table(report)[-1] == "| last layer alone | 1 mirrored | +1.00 | -0.50 | 2 |"
+
+
 def test_gain_is_the_mean_of_the_cases_and_names_the_least(report: dict) -> None:
     """+1.0 and -0.5 dB are +0.25 on average, -0.5 at least."""
     (line,) = tables.refinement_table(report)[2:]
