@@ -96,7 +96,7 @@ def test_where_no_step_is_needed_the_volume_is_the_mean_of_all_frames(network, i
 def test_a_step_that_is_taken_back_leaves_no_trace_in_the_mean(network, image, monkeypatch):
     """Its pass is forgotten and its frame comes again: a round holds every frame once."""
     rounds = []
-    monkeypatch.setattr(passes_module, "average_frames", lambda _, seen: rounds.append(seen) or torch.zeros(1))
+    monkeypatch.setattr(passes_module, "average_frames", lambda _, seen: rounds.append(tuple(seen)) or torch.zeros(1))
     evidence = SimpleNamespace(
         predict=lambda _, frame: (torch.zeros(1, 1, 4, 4, 4), torch.zeros(1)),
         losses=lambda _: (torch.zeros(1), torch.zeros(1)),
@@ -106,14 +106,17 @@ def test_a_step_that_is_taken_back_leaves_no_trace_in_the_mean(network, image, m
         searches=False,
         views=[],
     )
-    passes = passes_module.Passes(evidence, {}, FRAMES)  # pyright: ignore[reportArgumentType]
+    passes = passes_module.Passes(evidence, {}, FRAMES, steps=6)  # pyright: ignore[reportArgumentType]
+    whole = []
     for step in range(7):
         passes.run(step)
-        if step in (2, 5):
+        if step in (3, 5):
             passes.take_back()
-            assert not passes.is_round
-            passes.run(step)
-    assert sorted(rounds[-1]) == sorted(FRAMES) and passes.is_round
+        whole.append(passes.is_whole)
+    assert [len(seen) for seen in rounds] == [1, 1, 1, 2, 2, 3, 3]
+    assert whole == [True, True, True, True, False, False, False] and not passes.is_complete
+    passes.finish(6)
+    assert rounds[-1] == FRAMES and passes.is_complete and passes.is_whole
 
 
 def test_no_steps_give_the_networks_own_volume(network, image):

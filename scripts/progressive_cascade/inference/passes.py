@@ -20,7 +20,7 @@ _BODY = float(hu_to_unit(np.array(-500.0)))
 
 @dataclass(frozen=True)
 class State:
-    """Everything after some steps: of the mean volume of the last passes, and of what it explains."""
+    """Everything after some steps: of the mean volume of a round so far, and of what it explains."""
 
     step: int
     loss: float
@@ -35,52 +35,64 @@ class State:
 
 
 class Passes:
-    """The last passes of stage 1, one for each frame, whose mean a volume is.
+    """Passes of stage 1 as its weights change; the last ones are a round with the cube in every frame.
 
     Args:
         evidence: what is explained.
         values: stage 1's weights, which steps change in place.
-        frames: where the cube is laid, in turns.
+        frames: where the cube is laid in a round, the first one as it stands.
+        steps: how many are taken at most: the round begins so early that it ends with the last.
     """
 
-    def __init__(self, evidence: Evidence, values: dict[str, Tensor], frames: Sequence[Frame]) -> None:
+    def __init__(self, evidence: Evidence, values: dict[str, Tensor], frames: Sequence[Frame], steps: int = 0) -> None:
         self._evidence, self._values, self._frames = evidence, values, frames
-        self._seen: list[tuple[Frame, Tensor, Tensor]] = []
-        self._number = 0
+        self._start = max(0, steps + 1 - len(frames))
+        self._round: list[tuple[Frame, Tensor, Tensor]] = []
 
     @property
-    def is_round(self) -> bool:
-        """Whether every frame was seen."""
-        return len(self._seen) == len(self._frames)
+    def is_complete(self) -> bool:
+        """Whether the round has seen every frame."""
+        return len(self._round) == len(self._frames)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last state is of one pass alone or of a whole round, and no part of one."""
+        return len(self._round) in (1, len(self._frames))
 
     def run(self, step: int) -> tuple[Tensor, State]:
-        """One more pass, in the next frame: its loss, to be stepped down, and the round's state after so many steps."""
-        evidence, frame = self._evidence, self._frames[self._number % len(self._frames)]
-        self._number += 1
-        volume, explained = evidence.predict(self._values, frame)
-        loss = evidence.losses(explained)[0]
-        self._seen = [*self._seen, (frame, volume.detach(), explained.detach())][-len(self._frames) :]
-        frames, volumes, parts = zip(*self._seen, strict=True)
-        spread = deviate_frames(volumes, frames, above=_BODY)
-        mean = torch.cat(parts).mean(dim=0, keepdim=True)
-        return loss, self._look(step, average_frames(volumes, frames), mean, spread)
+        """One more pass after so many steps: its loss, to be stepped down, and the state of the round so far.
+
+        Before the round begins a pass, with the cube as it stands, is a state of its own.
+        """
+        if step <= self._start:
+            self._round = []
+        return self._run(step)
 
     def finish(self, step: int) -> State:
-        """What is left of a round, with weights that stay."""
+        """The state of the whole round, its missing passes made with weights that stay."""
         while True:
-            state = self.run(step)[1]
-            if self.is_round:
+            state = self._run(step)[1]
+            if self.is_complete:
                 return state
 
     def take_back(self) -> None:
         """Forget the last pass; the next one is in its frame again."""
-        del self._seen[-1]
-        self._number -= 1
+        del self._round[-1]
 
     def calibrate(self) -> None:
         """Fit intensities and pose to what the last pass explains."""
-        frame, volume, explained = self._seen[-1]
+        frame, volume, explained = self._round[-1]
         self._evidence.calibrate(volume, explained, frame)
+
+    def _run(self, step: int) -> tuple[Tensor, State]:
+        evidence, frame = self._evidence, self._frames[len(self._round)]
+        volume, explained = evidence.predict(self._values, frame)
+        loss = evidence.losses(explained)[0]
+        self._round.append((frame, volume.detach(), explained.detach()))
+        frames, volumes, parts = zip(*self._round, strict=True)
+        spread = deviate_frames(volumes, frames, above=_BODY)
+        mean = torch.cat(parts).mean(dim=0, keepdim=True)
+        return loss, self._look(step, average_frames(volumes, frames), mean, spread)
 
     def _look(self, step: int, volume: Tensor, explained: Tensor, spread: float) -> State:
         evidence = self._evidence

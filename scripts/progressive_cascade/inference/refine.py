@@ -8,9 +8,8 @@ A copy of stage 1's weights θ takes a few steps of Adam on
 the weighted square of what the volume N(θ, y) does not explain of the radiographs y, at two pixels per voxel. The
 weights of a network spread a correction along anatomy, where voxels would spread it along rays. A tenth of the
 radiographs, in patches, is kept out of the loss: the volume that explains these best is the one that is taken.
-Every step is taken with the cube laid elsewhere, and a volume is the mean of the last five (:mod:`.frames`): what
-averaging gains costs no pass more. Where the intensities or the pose are not known they are fitted along
-(:mod:`.calibration`).
+The last five passes lay the cube elsewhere each, and the volume is their mean (:mod:`.frames`): what averaging gains
+costs no pass more. Where the intensities or the pose are not known they are fitted along (:mod:`.calibration`).
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class RefineSettings:
         discrepancy: refining stops at this multiple of the loss that noise and grid let expect; 0: never.
         believable: see :data:`BELIEVABLE_RESIDUAL`; 0: whatever is left unexplained.
         pose: also fit an in-plane shift and three turns of each view.
-        frames: where stage 1's cube is laid, in turns, the first one as it stands; a volume is the mean of a round.
+        frames: where stage 1's cube is laid in the last passes, whose mean is kept; the first one as it stands.
         seed: of the patches.
 
     Raises:
@@ -225,7 +224,7 @@ def _tune(
         for _ in range(_CALIBRATION_PASSES):
             evidence.calibrate(*evidence.predict(weights.values))
     frames = settings.frames if settings.steps else settings.frames[:1]
-    passes = Passes(evidence, weights.values, frames)
+    passes = Passes(evidence, weights.values, frames, settings.steps)
     lowest, stopped = math.inf, ""
     for step in range(settings.steps + 1):
         with torch.enable_grad():
@@ -244,9 +243,9 @@ def _tune(
             passes.take_back()
             continue
         lowest = min(lowest, now.loss)
-        if stopped and stopped != "rising" and not passes.is_round:
+        if stopped and stopped != "rising" and not passes.is_complete:
             now = passes.finish(step)
-        best = now if passes.is_round and now.held_loss < best.held_loss else best
+        best = now if passes.is_whole and now.held_loss < best.held_loss else best
         if stopped:
             break
         weights.step(loss)
