@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from progressive_cascade.errors import UserError
+from progressive_cascade.radiograph.dicom import read_dicom
 from progressive_cascade.radiograph.folder import find_pairs
-from tests.support.radiographs import save_dx
+from tests.support.radiographs import grey, phantom_pair, save_dx
 
 
 def _touch(*paths: Path) -> None:
@@ -75,3 +76,44 @@ def test_dicom_without_view_is_placed_by_its_orientation_or_told(tmp_path: Path)
     assert (first.lateral, first.problem) == (tmp_path / "2.dcm", "")
     assert "3.dcm must say its view" in second.problem
     assert second.said(second.problem, tmp_path).startswith(f"a file of {second.case} must say")
+
+
+_SILENT = {"StudyInstanceUID": "1.2.3", "ViewPosition": "", "PatientOrientation": ""}
+
+
+def test_dicom_that_says_no_view_is_placed_by_its_picture(tmp_path: Path):
+    """As films of cassettes often are: both open, one open, and one that its picture would make a second frontal."""
+    frontal, lateral = (grey(image, 4095) for image in phantom_pair())
+    one, two, three = (tmp_path / f"{number}.dcm" for number in (1, 2, 3))
+    save_dx(lateral, one, **_SILENT)
+    save_dx(frontal, two, **_SILENT)
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.frontal, pair.lateral, pair.problem, pair.others) == (two, one, "", ())
+    save_dx(frontal, three, **_SILENT)
+    (pair,) = find_pairs(tmp_path)
+    assert "must not both be the frontal" in pair.problem and pair.others == (three,)
+    # What is open does not matter where tags name both; a decubitus film is no lateral, whatever its name begins with.
+    save_dx(frontal, two, StudyInstanceUID="1.2.3")
+    save_dx(lateral, one, StudyInstanceUID="1.2.3", ViewPosition="LL")
+    save_dx(frontal, three, **{**_SILENT, "ViewPosition": "LLD"})
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.frontal, pair.lateral, pair.problem, pair.others) == (two, one, "", (three,))
+
+
+def test_what_is_no_chest_film_does_not_part_a_pair(tmp_path: Path):
+    """A dose report and a knee in the study of a pair; a study of knees alone is told."""
+    frontal, lateral = (grey(image, 4095) for image in phantom_pair())
+    knee = {"BodyPartExamined": "L KNEE", "PatientOrientation": ["L", "F"]}
+    save_dx(frontal, tmp_path / "1.dcm", StudyInstanceUID="1.2.3", BodyPartExamined="CHEST_ABDOMEN")
+    save_dx(lateral, tmp_path / "2.dcm", StudyInstanceUID="1.2.3", ViewPosition="LL", BodyPartExamined="TORAX")
+    save_dx(frontal, tmp_path / "3.dcm", StudyInstanceUID="1.2.3", **knee)
+    save_dx(frontal, tmp_path / "4.dcm", StudyInstanceUID="1.2.3", Modality="SR")
+    (pair,) = find_pairs(tmp_path)
+    assert (pair.frontal, pair.lateral, pair.problem) == (tmp_path / "1.dcm", tmp_path / "2.dcm", "")
+    assert pair.others == (tmp_path / "3.dcm",)
+    assert [line for line in read_dicom(tmp_path / "3.dcm").remarks if "shows KNEE, no chest" in line]
+    save_dx(frontal, tmp_path / "5.dcm", StudyInstanceUID="1.2.4", **knee)
+    save_dx(lateral, tmp_path / "6.dcm", StudyInstanceUID="1.2.4", **{**knee, "ViewPosition": "LL"})
+    _, knees = sorted(find_pairs(tmp_path), key=lambda pair: pair.study)
+    assert (knees.frontal, knees.lateral, len(knees.others)) == (None, None, 2)
+    assert "must show a chest, got BodyPartExamined KNEE" in knees.problem

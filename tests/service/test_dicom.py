@@ -69,6 +69,7 @@ def test_a_pair_comes_and_a_series_goes_by_c_store(
     delivery._keep = -1.0
     delivery.look()
     assert not list((tmp_path / "out").iterdir()) and not list((tmp_path / "in" / "done").iterdir())
+    assert {path.name for path in (tmp_path / "in").iterdir()} == {"done"}
 
 
 def test_a_node_that_is_not_there_is_told_of(free_port: int, tmp_path: Path) -> None:

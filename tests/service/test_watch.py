@@ -78,6 +78,32 @@ def test_a_file_that_grows_is_left_alone(tmp_path: Path) -> None:
         wait_for(lambda: (tmp_path / "out" / "a").exists())
 
 
+def test_a_study_that_is_no_pair_fails_as_a_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two frontals beside a lateral, and films whose view nothing tells: every file moves, and the log names the case,
+    which is a hash.
+    """
+    import numpy as np
+
+    from tests.support.radiographs import save_dx
+
+    caplog.set_level("INFO")
+    source = tmp_path / "in"
+    source.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 4095, (64, 64))
+    for number, view in enumerate(("PA", "PA", "LL")):
+        save_dx(pixels, source / f"{number}.dcm", StudyInstanceUID="1.2.3", ViewPosition=view)
+    for number in (3, 4):
+        save_dx(pixels, source / f"{number}.dcm", StudyInstanceUID="1.2.4", ViewPosition="", PatientOrientation="")
+    with watching(tmp_path, wait_seconds=0.3):
+        wait_for(lambda: not list(source.glob("*.dcm")))
+    failed = {folder.name: _names(folder) for folder in (source / "failed").iterdir()}
+    whole = [{"reason.txt", *names} for names in (("0.dcm", "1.dcm", "2.dcm"), ("3.dcm", "4.dcm"))]
+    assert sorted(failed.values(), key=len, reverse=True) == whole
+    reasons = [path.read_text() for path in (source / "failed").glob("*/reason.txt")]
+    assert sorted("must say its view" in reason for reason in reasons) == [False, True]
+    assert all(f"pair {case}: refused" in caplog.text for case in failed)
+
+
 # What a watch sets for each pair, or is an option of its own, and what does not go with it.
 AFTER = {
     "--outp x.nii.gz": "--output must not stand after --",

@@ -9,6 +9,7 @@ transformation (C.11.2), tells which end is dense.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,19 @@ _FASTEST = {
     "1.2.840.10008.1.2.4.81": "pyjpegls",
     "1.2.840.10008.1.2.5": "pylibjpeg",
 }
-_MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
+MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
+"""Of radiographs; of a secondary capture OT or SC."""
+
+# Defined terms of BodyPartExamined (PS3.16 L) that are surely no chest. A part that is not among them may be one: the
+# attribute is filled in any language.
+_OTHER_PARTS = re.compile(
+    r"(?<![A-Z])(?:"
+    r"ABDOMEN|ANKLE|ARM|BREAST|CALCANEUS|COCCYX|CSPINE|ELBOW|EXTREMITY|FACE|FEMUR|FINGER|FOOT|FOREARM|HAND|"
+    r"HEAD|HIP|HUMERUS|JAW|KNEE|LEG|LSPINE|MANDIBLE|MAXILLA|NASAL|NECK|ORBIT|PATELLA|PELVIS|RADIUS|SACRUM|"
+    r"SHOULDER|SKULL|TEETH|THUMB|TIBIA|TOE|ULNA|WRIST|ZYGOMA"
+    r")(?![A-Z])"
+)
+_CHEST = ("CHEST", "THORAX", "LUNG")
 
 
 def is_dicom(path: Path) -> bool:
@@ -84,6 +97,13 @@ def read_dicom(path: Path) -> Radiograph:
     return Radiograph(str(path), pixels, mask, meaning, remarks=_remarks(header), **known)
 
 
+def other_part(header: DicomHeader) -> str:
+    """What BodyPartExamined says where that is surely no chest, else nothing."""
+    said = header.text("BodyPartExamined")
+    found = None if any(word in said for word in _CHEST) else _OTHER_PARTS.search(said)
+    return found.group() if found else ""
+
+
 def _choose_decoder(dataset: Any) -> None:
     """The fastest of the decoders that are installed, where there is more than one."""
     from pydicom.pixels import get_decoder
@@ -95,13 +115,15 @@ def _choose_decoder(dataset: Any) -> None:
 
 
 def _remarks(header: DicomHeader) -> tuple[str, ...]:
-    """A detector that the beam met aslant (C.8.11.5), letters in the picture (C.7.6.1.1.7), pixels turned blindly."""
+    """A detector that the beam met aslant (C.8.11.5), another part of the body, letters, pixels turned blindly."""
     found = []
     angles = [header.number(f"Detector{which}Angle") or 0.0 for which in ("Primary", "Secondary")]
     if max(map(abs, angles)) > _ASLANT_DEGREES:
         found.append(
             f"{header.name}: the beam met the detector {max(angles, key=abs):g} degrees aslant, taken for upright to it"
         )
+    if part := other_part(header):
+        found.append(f"{header.name}: the tag says that it shows {part}, no chest")
     if header.text("BurnedInAnnotation") == "YES":
         found.append(f"{header.name}: letters are burnt into the picture, and may name the patient on every page of it")
     if not header.text("PatientOrientation") and read_field_of_view(header) != (0, False):
@@ -115,7 +137,7 @@ def _remarks(header: DicomHeader) -> tuple[str, ...]:
 
 def _check_kind(header: DicomHeader) -> None:
     modality = header.text("Modality")
-    if modality not in _MODALITIES:
+    if modality not in MODALITIES:
         raise header.error("Modality", "be that of a radiograph (DX, CR, RF, XA or a secondary capture)")
     if (header.number("NumberOfFrames") or 1) != 1:
         raise header.error("NumberOfFrames", "be 1")
@@ -159,7 +181,7 @@ def _padding(header: DicomHeader, dataset: Any, stored: np.ndarray) -> np.ndarra
 
 def _facts(header: DicomHeader, shape: tuple[int, int]) -> dict[str, Any]:
     """Whatever is there, and sound."""
-    known: dict[str, Any] = {"spacing": _spacing(header, shape), "view": _view(header)}
+    known: dict[str, Any] = {"spacing": _spacing(header, shape), "view": read_named_view(header)}
     letters = header.texts("PatientOrientation")
     if len(letters) == 2:
         known["directions"] = parse_directions(list(letters), header.name)
@@ -187,7 +209,8 @@ def _spacing(header: DicomHeader, shape: tuple[int, int]) -> tuple[float, float]
         return pitch[0] * factor[0], pitch[1] * factor[0]
 
 
-def _view(header: DicomHeader) -> str | None:
+def read_named_view(header: DicomHeader) -> str | None:
+    """The view as the tags name it, by ViewPosition, ViewCodeSequence or a C-arm's angles; None where they do not."""
     try:
         return read_view(header)
     except UserError:

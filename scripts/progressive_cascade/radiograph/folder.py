@@ -9,19 +9,19 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import NIFTI_SUFFIXES, nifti_stem
-from progressive_cascade.radiograph.dicom import is_dicom
-from progressive_cascade.radiograph.dicom_tags import DicomHeader
+from progressive_cascade.radiograph.study import find_place, kind_by_picture
 from progressive_cascade.radiograph.volume_file import ITK_SUFFIXES
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _NAME = re.compile(r"(?:(?P<case>.+?)[-_. ])?(?P<view>pa|ap|frontal|lat|lateral|ll|rl)", re.IGNORECASE)
 _FRONTAL = ("pa", "ap", "frontal")
+_UNSURE = "which its picture does not tell"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def find_pairs(
     """Finds the pairs of a folder.
 
     Names: ``ID_pa.png`` and ``ID_lat.png`` (pa, ap, frontal; lat, lateral, ll, rl; after ``_``, ``-``, ``.`` or a
-    space), or ``pa.*`` and ``lateral.*`` in a folder of their own, whose name is the ID. Other DICOM files are paired
-    by StudyInstanceUID and ViewPosition; they go by a hash of their UIDs, which tells who does not have the files
-    nothing.
+    space), or ``pa.*`` and ``lateral.*`` in a folder of their own, whose name is the ID. Other DICOM radiographs are
+    paired by StudyInstanceUID and their tags, and where these leave a view open by their pictures; they go by a hash of
+    their UIDs, which tells who does not have the files nothing.
 
     Args:
         folder: searched with its sub-folders.
@@ -86,38 +86,85 @@ def find_pairs(
     images: dict[str, list[str]] = defaultdict(list)
     paths = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)]
     seen = sorted(path for path in paths if path.relative_to(folder).parts[0] not in without)
-    groups, problems, others = _grouped({path: _by_name(folder, path) or _by_tags(path, images) for path in seen})
-    if not groups:
+    cases = _grouped({path: _by_name(folder, path) or _by_tags(path, images) for path in seen})
+    if not cases:
         raise UserError(f"--input must hold pairs such as ID_pa.png and ID_lat.png, got none in {folder}")
     name_study = name_study or (lambda study: _hashed(study, images[study]))
     pairs = []
-    for group, views in groups.items():
-        pair = _pair(group.name or name_study(group.study), views, problems.get(group, ""))
-        pairs.append(replace(pair, study=group.study, others=tuple(others[group])))
+    for group, case in cases.items():
+        views = case.views.get("frontal"), case.views.get("lateral")
+        name = group.name or name_study(group.study)
+        pairs.append(PairFiles(name, *views, case.problem, group.study, tuple(case.others)))
     return sorted(pairs, key=lambda pair: pair.case)
 
 
-def _grouped(
-    placed: Mapping[Path, tuple[_Group, str | None] | None],
-) -> tuple[dict[_Group, dict[str, Path]], dict[_Group, str], dict[_Group, list[Path]]]:
-    """Files by case and view, what is wrong with a case, and the files that have no place in it."""
-    groups: dict[_Group, dict[str, Path]] = defaultdict(dict)
-    problems: dict[_Group, str] = {}
-    others: dict[_Group, list[Path]] = defaultdict(list)
+def _grouped(placed: Mapping[Path, _Place | None]) -> dict[_Group, _Case]:
+    """Files by case and view. Where tags leave a view open, pictures decide; else what they say nothing of is left."""
+    cases: dict[_Group, _Case] = defaultdict(_Case)
+    unsaid: dict[_Group, list[Path]] = defaultdict(list)
     for path, place in placed.items():
         if place is None:
             continue
-        group, kind = place
-        views = groups[group]
-        if kind is not None and kind not in views:
-            views[kind] = path
-            continue
-        others[group].append(path)
-        if kind is None:
-            problems[group] = f"{path} must say its view (ViewPosition, PatientOrientation), got none"
+        if place.kind is not None:
+            cases[place.group].put(path, place.kind, place.group.name)
+        elif place.problem:
+            cases[place.group].leave(path, place.problem)
         else:
-            problems[group] = f"{path} and {views[kind]} must not both be the {kind} of {group.name or 'a study'}"
-    return groups, problems, others
+            unsaid[place.group].append(path)
+    for group, paths in unsaid.items():
+        case = cases[group]
+        is_open = not case.is_complete
+        for path in paths:
+            kind = kind_by_picture(path) if is_open else None
+            if kind is None:
+                case.leave(path, f"{path} must say its view (ViewPosition, PatientOrientation), {_UNSURE}")
+            else:
+                case.put(path, kind, group.name)
+    return cases
+
+
+@dataclass
+class _Case:
+    """Files of a case as they are found.
+
+    Attributes:
+        views: by kind.
+        others: files that have no place in it.
+        doubled: that a view is there twice; which is meant is not guessed.
+        left: why the last of the others was left out.
+    """
+
+    views: dict[str, Path] = field(default_factory=dict)
+    others: list[Path] = field(default_factory=list)
+    doubled: str = ""
+    left: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both views are there."""
+        return len(self.views) == 2
+
+    def put(self, path: Path, kind: str, name: str) -> None:
+        """A file that shows a view."""
+        first = self.views.setdefault(kind, path)
+        if first is not path:
+            self.others.append(path)
+            self.doubled = f"{path} and {first} must not both be the {kind} of {name or 'a study'}"
+
+    def leave(self, path: Path, reason: str) -> None:
+        """A file that shows none."""
+        self.others.append(path)
+        self.left = reason
+
+    @property
+    def problem(self) -> str:
+        """Why these files are no pair; empty where they are."""
+        if self.doubled or self.is_complete:
+            return self.doubled
+        if self.left:
+            return self.left
+        ((kind, path),) = self.views.items()
+        return f"{path} must have a {'lateral' if kind == 'frontal' else 'frontal'} beside it, got none"
 
 
 class _Group(NamedTuple):
@@ -125,6 +172,14 @@ class _Group(NamedTuple):
 
     name: str
     study: str = ""
+
+
+class _Place(NamedTuple):
+    """The case of a file, its kind where that is known, and why it has none where it cannot have one."""
+
+    group: _Group
+    kind: str | None
+    problem: str = ""
 
 
 def _hashed(study: str, images: Iterable[str]) -> str:
@@ -135,13 +190,6 @@ def _hashed(study: str, images: Iterable[str]) -> str:
 def _is_hidden(path: Path, folder: Path) -> bool:
     """Whether a file, or a folder it lies in, is hidden: what systems leave behind is no radiograph."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _pair(case: str, views: Mapping[str, Path], problem: str) -> PairFiles:
-    frontal, lateral = views.get("frontal"), views.get("lateral")
-    if not problem and not (frontal and lateral):
-        problem = f"{frontal or lateral} must have a {'lateral' if frontal else 'frontal'} beside it, got none"
-    return PairFiles(case, frontal, lateral, problem)
 
 
 def _from_table(folder: Path, table: Path) -> list[PairFiles]:
@@ -164,7 +212,7 @@ def _from_table(folder: Path, table: Path) -> list[PairFiles]:
     return [PairFiles(row["case"], folder / row["pa"], folder / row["lateral"]) for row in rows]
 
 
-def _by_name(folder: Path, path: Path) -> tuple[_Group, str] | None:
+def _by_name(folder: Path, path: Path) -> _Place | None:
     name = path.name.lower()
     suffixes = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, ".dcm", ".dicom")
     if not name.endswith(suffixes):
@@ -176,26 +224,16 @@ def _by_name(folder: Path, path: Path) -> tuple[_Group, str] | None:
     kind = "frontal" if match["view"].lower() in _FRONTAL else "lateral"
     below = path.parent.relative_to(folder).parts
     parts = [*below, match["case"]] if match["case"] else [*below] or [folder.resolve().name]
-    return _Group("_".join(parts)), kind
+    return _Place(_Group("_".join(parts)), kind)
 
 
-def _by_tags(path: Path, images: Mapping[str, list[str]]) -> tuple[_Group, str | None] | None:
-    """Study and kind of a DICOM file; no kind where it does not say. Its image's UID is added to its study's."""
-    try:
-        if not is_dicom(path):
-            return None
-        header = DicomHeader(path)
-        keys = ("StudyInstanceUID", "SOPInstanceUID", "ViewPosition", "PatientOrientation")
-        study, image, view, letters = (header.text(key) for key in keys)
-    except (UserError, OSError):
+def _by_tags(path: Path, images: Mapping[str, list[str]]) -> _Place | None:
+    """Study and kind of a DICOM radiograph. Its image's UID is added to its study's."""
+    place = find_place(path)
+    if place is None:
         return None
-    if not study:
-        return None
-    kind = ("frontal" if view in ("PA", "AP") else "lateral") if view else None
-    if kind is None and letters:
-        kind = "lateral" if {part[:1] for part in letters.split("\\")} & set("AP") else "frontal"
-    images[study].append(image)
-    return _Group("", study), kind
+    images[place.study].append(place.image)
+    return _Place(_Group("", place.study), place.kind, place.problem)
 
 
 def is_complete(paths: Iterable[Path]) -> bool:

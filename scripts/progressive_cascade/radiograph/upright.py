@@ -48,11 +48,17 @@ class Upright:
 
 def kind_of(radiograph: Radiograph) -> str | None:
     """Frontal or lateral: by its view, else the plane its directions span, else the picture; None where unsure."""
-    directions = _as_read(radiograph.view) or radiograph.directions
-    if directions is not None:
-        return _kind(directions)
+    said = kind_by_tags(radiograph.view, radiograph.directions)
+    if said is not None:
+        return said
     seen = _look(radiograph)
     return seen.kind if seen is not None and seen.probability > _KIND else None
+
+
+def kind_by_tags(view: str | None, directions: tuple[str, str] | None) -> str | None:
+    """Frontal or lateral: by the view, else the plane the directions span; None where neither is known."""
+    found = _as_read(view) or directions
+    return None if found is None else _kind(found)
 
 
 def make_upright(radiograph: Radiograph, kind: str, trust: str | None = None, *, mirror: bool = False) -> Upright:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from progressive_cascade.errors import RunError
 from progressive_cascade.io import atomic_path
 from progressive_cascade.service.dicom_node import Destination
-from progressive_cascade.service.watch import DONE, MADE_OF
+from progressive_cascade.service.watch import DONE, FAILED, MADE_OF
 
 LOG = logging.getLogger("progressive_cascade.service")
 SENT = "sent.txt"
@@ -62,3 +63,8 @@ class Delivery:
         for folder in (self._source / DONE).glob("*"):
             if folder.stat().st_mtime < before:
                 shutil.rmtree(folder)
+        for folder in self._source.iterdir():
+            # A study's own, once its files have moved; one that holds a file is not removed.
+            if folder.name not in (DONE, FAILED) and folder.stat().st_mtime < before:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()

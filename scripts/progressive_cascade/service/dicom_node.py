@@ -111,6 +111,7 @@ def keep_object(path: Path, folder: Path) -> None:
     with atomic_path(target) as temporary:
         shutil.copyfile(path, temporary)
     sync(folder)
+    LOG.info("object taken: %s/%s", target.parent.name, target.name)
 
 
 def short_hash(uid: str) -> str:

@@ -120,13 +120,15 @@ class Watch:
         return now - seen[path][1]
 
     def _see_to(self, pair: PairFiles) -> None:
-        name = hashlib.sha256(pair.case.encode()).hexdigest()[:8]  # a case's name may be a patient's
+        # A case's name may be a patient's; that of a study is a hash already, and its folder's.
+        name = pair.case if pair.study else hashlib.sha256(pair.case.encode()).hexdigest()[:8]
         begun = time.monotonic()
         try:
             outcome = Outcome("refused", pair.problem) if pair.problem else self._reconstruct(pair)
             if outcome.kind != "stopped":
                 self._move(pair, outcome)
-                LOG.info("pair %s: %s after %.1f s", name, outcome.kind, time.monotonic() - begun)
+                where = "" if outcome.kind == "done" else f", {REASON} says why"
+                LOG.info("pair %s: %s after %.1f s%s", name, outcome.kind, time.monotonic() - begun, where)
         except Exception as error:  # a full disk must not end the watch
             LOG.error("pair %s: %s", name, type(error).__name__)
         finally:
@@ -192,7 +194,8 @@ class Watch:
 
 
 def _files(pair: PairFiles) -> list[Path]:
-    return [path for path in (pair.frontal, pair.lateral) if path is not None]
+    """The radiographs, and files of the same study that have no place in the pair."""
+    return [path for path in (pair.frontal, pair.lateral, *pair.others) if path is not None]
 
 
 def _all_files(pair: PairFiles, source: Path) -> Iterator[Path]:
