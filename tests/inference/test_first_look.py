@@ -106,3 +106,12 @@ def test_mirror_image_is_what_the_flipped_pair_scores(small_cascade: type[Progre
         other = first_look(network, flipped, beam, calibrated=calibrated)
         assert both.mirrored_db == pytest.approx(other.agreement_db["pa"], abs=1e-3)
         assert other.mirrored_db is None and (other.slice_difference is None) == calibrated
+
+
+def test_a_view_without_a_patient_is_looked_at(small_cascade: type[ProgressiveCascade]) -> None:
+    """Grey levels that are all air have no tone curve; they are compared as they are."""
+    beam = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
+    image = np.random.default_rng(0).random((2, 128, 128)).astype(np.float32)
+    image[1] = 0
+    found = first_look(small_cascade().eval(), image, beam, calibrated=False)
+    assert not np.isnan(list(found.agreement_db.values())).any() and found.slice_difference == 2.0

@@ -114,6 +114,25 @@ def test_display_pictures_are_uncalibrated_and_say_so(tmp_path: Path, monkeypatc
     assert all("cost" in line or "exchanged" in line for line in pair.assumptions)
 
 
+def test_an_ultrasound_is_refused_and_a_thumbnail_warned_of(tmp_path: Path):
+    """Speckle that the search for lead letters takes away leaves no patient; few pixels are told, and taken."""
+    rows, cols = np.mgrid[:SIZE, :SIZE]
+    fan = np.hypot(rows, cols - SIZE / 2) < 0.9 * SIZE
+    fan &= np.abs(cols - SIZE / 2) < 0.8 * rows
+    speckle = np.where(fan, np.random.default_rng(0).rayleigh(40, fan.shape), 0)
+    for name, picture in (("us", speckle), ("pa", grey(phantom_pair()[0], 255)), ("lat", grey(phantom_pair()[1], 255))):
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    frontal, lateral, ultrasound = (read_radiograph(tmp_path / f"{name}.png") for name in ("pa", "lat", "us"))
+    for pair in ((frontal, ultrasound), (ultrasound, lateral)):
+        with pytest.raises(UserError, match=r"us\.png must show a chest, got narrow, bright structures"):
+            _assemble(*pair)
+    told = [line for line in _assemble(frontal, lateral).warnings if "thumbnail" in line]
+    assert told == [
+        f"the {view} X-ray has 128 x 128 pixels, as few as a thumbnail: give the film itself"
+        for view in ("frontal", "lateral")
+    ]
+
+
 def test_spacing_given_by_hand_scales_the_picture(tmp_path: Path):
     """Half the pitch: the picture fills half the detector, the rest is masked."""
     frontal, lateral = (replace(_plain(view), spacing=None) for view in range(2))

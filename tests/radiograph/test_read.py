@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.io import save_json
 from progressive_cascade.radiograph.picture_data import load_whole
 from progressive_cascade.radiograph.read import read_radiograph
+from progressive_cascade.radiograph.record import Radiograph
 from tests.support.dicom_files import code
 from tests.support.packed_dicom import LOSSLESS, LOSSY, pack
 from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
@@ -183,6 +187,35 @@ def test_lossily_compressed_dicom_holds_nearly_the_same_pixels(
     packed = read_radiograph(pack(plain, tmp_path / "packed.dcm", syntax))
     assert packed.meaning == "display"
     assert _correlation(packed.pixels, levels) > 0.999
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_secondary_capture_in_grey_colours_is_read(frontal: np.ndarray, tmp_path: Path, packed: bool):
+    """As `img2dcm` makes one of a JPEG, without a modality; one that shows colours, or an empty DX, is refused."""
+    levels = grey(frontal, 255).astype(np.uint8)
+    plain = save_dx(levels, tmp_path / "plain.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="")
+
+    def save_colours(bands: tuple[np.ndarray, ...]) -> Radiograph:
+        dataset, picture = pydicom.dcmread(plain), np.stack(bands, axis=-1)
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        dataset.PixelData = picture.tobytes()
+        if packed:
+            stream = io.BytesIO()
+            Image.fromarray(picture).save(stream, "JPEG", quality=95)
+            dataset.PixelData = encapsulate([stream.getvalue()])
+            dataset["PixelData"].is_undefined_length = True
+            dataset.PhotometricInterpretation = "YBR_FULL_422"
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        dataset.save_as(tmp_path / "colours.dcm")
+        return read_radiograph(tmp_path / "colours.dcm")
+
+    read = save_colours((levels, levels, levels))
+    assert read.meaning == "display" and np.abs(read.pixels - levels).mean() < (3 if packed else 1e-4)
+    with pytest.raises(UserError, match=r"colours\.dcm must be a grey picture, without annotations in colour"):
+        save_colours((levels, levels, 255 - levels))
+    with pytest.raises(UserError, match="Modality"):
+        read_radiograph(save_dx(levels, tmp_path / "dx.dcm", Modality=""))
 
 
 def test_dicom_says_what_should_be_doubted(frontal: np.ndarray, tmp_path: Path):

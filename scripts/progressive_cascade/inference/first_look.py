@@ -215,7 +215,7 @@ def _first_volume(network: ProgressiveCascade, image: Tensor, matrices: Tensor, 
 
 def _toned(view: np.ndarray, target: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The view after the tone curve, a cubic, that brings it nearest to the target."""
-    if not mask.any():
+    if not view[mask].any():  # of zeros alone there is no curve
         return view
     curve = np.polyfit(view[mask].astype(np.float64), target[mask].astype(np.float64), 3)
     return np.polyval(curve, view).astype(np.float32)

@@ -130,7 +130,7 @@ def register(network: ProgressiveCascade, pair: Pair) -> Pair:
     if cost(likeliest) < cost(best) + _NEAR:
         best = likeliest
     note = (
-        f"{best.in_words()}: so the first stage explains them well, and leaves {left[best]:.0%} of their contrast "
+        f"{best.in_words()}: so the first stage explains them best, and leaves {left[best]:.0%} of their contrast "
         f"unexplained in place of {left[Move()]:.0%}"
     )
     image, weights = films.at(best)

@@ -44,7 +44,10 @@ def check_views(image: torch.Tensor) -> None:
     if torch.equal(image[0], image[1]):
         raise UserError("pa and lateral must be two views, got the same image twice")
     if looks_swapped(image):
-        raise UserError("pa and lateral look swapped (the body is wider in the lateral): give them the other way round")
+        raise UserError(
+            "pa and lateral look swapped (the body is wider in the lateral): give them the other way round, unless "
+            "one shows no chest"
+        )
 
 
 def _silhouette(view: torch.Tensor) -> torch.Tensor | None:

@@ -27,7 +27,13 @@ from progressive_cascade.radiograph.dicom_detector import (
 from progressive_cascade.radiograph.dicom_halved import decode_halved
 from progressive_cascade.radiograph.dicom_shutters import shutter_mask
 from progressive_cascade.radiograph.dicom_tags import DicomHeader
-from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size, parse_directions
+from progressive_cascade.radiograph.record import (
+    Radiograph,
+    check_pixels,
+    check_size,
+    grey_of_colours,
+    parse_directions,
+)
 
 # Less is the play of a stand, and costs less than the distances' own errors.
 _ASLANT_DEGREES = 2.0
@@ -37,8 +43,9 @@ _FASTEST = {
     "1.2.840.10008.1.2.4.81": "pyjpegls",
     "1.2.840.10008.1.2.5": "pylibjpeg",
 }
-MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
-"""Of radiographs; of a secondary capture OT or SC."""
+_MODALITIES = ("DX", "CR", "RF", "XA", "OT", "SC", "RG", "PX", "IO")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 # Defined terms of BodyPartExamined (PS3.16 L) that are surely no chest. A part that is not among them may be one: the
 # attribute is filled in any language.
@@ -89,12 +96,20 @@ def read_dicom(path: Path) -> Radiograph:
     except Exception as error:  # decoders raise whatever their libraries do
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()[:160]
         raise UserError(f"{path} must have pixels that can be decoded, got: {reason}") from error
+    if stored.ndim == 3:  # pydicom has made RGB of it
+        stored = grey_of_colours(list(np.moveaxis(stored, 2, 0)), path)
     pixels, meaning = _values(header, dataset, stored)
     mask = shutter_mask(header, pixels.shape) & ~_padding(header, dataset, stored)
     check_pixels(path, pixels, mask)
     known: dict[str, Any] = _facts(header, (int(rows[0]), int(cols[0])))
     known["sources"] = dict.fromkeys([*known, "meaning"], "tag")
     return Radiograph(str(path), pixels, mask, meaning, remarks=_remarks(header), **known)
+
+
+def is_radiograph(header: DicomHeader) -> bool:
+    """Whether it may be one, by its modality; a secondary capture need not say any."""
+    modality = header.text("Modality")
+    return modality in _MODALITIES or (not modality and header.text("SOPClassUID") == _SECONDARY_CAPTURE)
 
 
 def other_part(header: DicomHeader) -> str:
@@ -136,15 +151,15 @@ def _remarks(header: DicomHeader) -> tuple[str, ...]:
 
 
 def _check_kind(header: DicomHeader) -> None:
-    modality = header.text("Modality")
-    if modality not in MODALITIES:
+    if not is_radiograph(header):
         raise header.error("Modality", "be that of a radiograph (DX, CR, RF, XA or a secondary capture)")
     if (header.number("NumberOfFrames") or 1) != 1:
         raise header.error("NumberOfFrames", "be 1")
-    if (header.number("SamplesPerPixel") or 1) != 1:
-        raise header.error("SamplesPerPixel", "be 1, a grey image")
-    if not header.text("PhotometricInterpretation").startswith("MONOCHROME"):
-        raise header.error("PhotometricInterpretation", "be MONOCHROME1 or MONOCHROME2")
+    samples, photometric = header.number("SamplesPerPixel") or 1, header.text("PhotometricInterpretation")
+    if samples not in (1, 3):
+        raise header.error("SamplesPerPixel", "be 1, or 3 of a grey image in colours")
+    if not (photometric in _COLOURS if samples == 3 else photometric.startswith("MONOCHROME")):
+        raise header.error("PhotometricInterpretation", "be MONOCHROME1 or MONOCHROME2, or RGB or YBR of a grey image")
 
 
 def _values(header: DicomHeader, dataset: Any, stored: np.ndarray) -> tuple[np.ndarray, str]:
@@ -162,7 +177,7 @@ def _values(header: DicomHeader, dataset: Any, stored: np.ndarray) -> tuple[np.n
             return (raw if less_is_smaller else levels - raw), "detector_signal"
         return (-raw if less_is_smaller else raw), "display"
     shown = np.asarray(apply_voi_lut(apply_modality_lut(stored, dataset), dataset), dtype=np.float32)
-    dark_is_small = header.text("PhotometricInterpretation") == "MONOCHROME2"
+    dark_is_small = header.text("PhotometricInterpretation") != "MONOCHROME1"
     # A presentation LUT says in what sense the values after the window are shown (C.11.6).
     shape = header.text("PresentationLUTShape")
     inverse = shape == "INVERSE" if shape else not dark_is_small

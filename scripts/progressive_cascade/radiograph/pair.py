@@ -30,6 +30,8 @@ from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slic
 
 # Line integrals of a patient stay below this; a display intensity of 8 to 16 bits does not.
 _LARGEST_LINE_INTEGRAL = 30.0
+# Of 82 films from the web lead letters and cables take 0.2 % in the median and at most 2 %, of an ultrasound 46 %.
+_MOST_MARKERS = 0.25
 
 
 @dataclass(frozen=True)
@@ -255,13 +257,30 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
         raise UserError(f"{one.path}: {error}") from error
     image, intensities, warnings = _to_line_integrals(image, seen > 0, one, "lateral" if index else "frontal")
     if one.meaning != "line_integral":
-        markers = find_markers(image, target.pixel_spacing)
-        if markers.any():
-            seen = seen * ~markers
-            image = fill(image, seen > 0)
+        image, seen = _without_markers(image, seen, target.pixel_spacing, one.path)
     found = [*view_warnings(one), *warnings]
     sized = not assumptions  # a size alone is assumed of a view by itself
     return _View(image.astype(np.float32), seen.astype(np.float32), intensities, found, assumptions, sized)
+
+
+def _without_markers(
+    image: np.ndarray, seen: np.ndarray, spacing: tuple[float, float], path: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image with what is around lead letters in their place, where they have no weight.
+
+    Raises:
+        UserError: where so much is narrow and bright that it is no chest.
+    """
+    markers = find_markers(image, spacing)
+    share = float(markers[seen > 0].mean())
+    if share > _MOST_MARKERS:
+        raise UserError(
+            f"{path} must show a chest, got narrow, bright structures on {share:.0%} of it, as of an ultrasound"
+        )
+    if not markers.any():
+        return image, seen
+    seen = seen * ~markers
+    return fill(image, seen > 0), seen
 
 
 def _to_line_integrals(

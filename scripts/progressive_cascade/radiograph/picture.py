@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,11 @@ import numpy as np
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.radiograph.picture_data import load_whole
-from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size
+from progressive_cascade.radiograph.record import Radiograph, check_pixels, check_size, grey_of_colours
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Mean difference of the colour channels over the range: a grey picture stored as JPEG in colour stays below 1 %.
-_MOST_COLOUR = 0.02
 # Pillow refuses large pictures itself, with a warning; the size is checked here, from the header.
 _GREY_MODES = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -70,8 +67,4 @@ def _grey(picture: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray]:
     mask = bands.pop() > 0 if picture.mode in ("LA", "RGBA") else np.ones(bands[0].shape, dtype=bool)
     if picture.mode == "LA":
         return bands[0].astype(np.float32), mask
-    highest, lowest = (reduce(extreme, bands) for extreme in (np.maximum, np.minimum))
-    spread = float(np.mean(highest - lowest))
-    if spread > _MOST_COLOUR * max(float(highest.max()) - float(lowest.min()), 1.0):
-        raise UserError(f"{path} must be a grey picture, got colours that differ by {spread:.0f} levels on average")
-    return reduce(np.add, bands, np.zeros(mask.shape, dtype=np.float32)) / np.float32(3), mask
+    return grey_of_colours(bands, path), mask

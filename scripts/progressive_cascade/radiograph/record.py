@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ SOURCES = ("tag", "sidecar", "option", "picture", "assumed")
 _LETTERS = "RLAPHF"
 _SMALLEST_SIDE = 64
 _MOST_PIXELS = 80_000_000
+# Mean difference of the colour channels over the range: a grey picture stored as JPEG in colour stays below 1 %.
+_MOST_COLOUR = 0.02
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,26 @@ def check_pixels(path: object, pixels: np.ndarray, mask: np.ndarray) -> None:
     between = float(np.mean((seen > low) & (seen < high)))
     if between < 0.3:
         raise UserError(f"{path} must show grey levels, got {1 - between:.0%} of its pixels cut off at black or white")
+
+
+def grey_of_colours(bands: Sequence[np.ndarray], path: object) -> np.ndarray:
+    """Grey levels of a picture that is stored in colours, and shows none.
+
+    Args:
+        bands: red, green and blue, each (rows, cols), in the numbers they are stored in.
+        path: of the file, for an error.
+
+    Raises:
+        UserError: where it does show colours.
+    """
+    highest, lowest = (reduce(extreme, bands) for extreme in (np.maximum, np.minimum))
+    spread = float(np.mean(highest - lowest))
+    if spread > _MOST_COLOUR * max(float(highest.max()) - float(lowest.min()), 1.0):
+        raise UserError(
+            f"{path} must be a grey picture, without annotations in colour, got colours that differ by {spread:.0f} "
+            "levels on average"
+        )
+    return reduce(np.add, bands, np.zeros(bands[0].shape, dtype=np.float32)) / np.float32(3)
 
 
 def parse_directions(letters: object, name: object) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from progressive_cascade.errors import UserError
-from progressive_cascade.radiograph.dicom import MODALITIES, is_dicom, other_part, read_dicom, read_named_view
+from progressive_cascade.radiograph.dicom import is_dicom, is_radiograph, other_part, read_dicom, read_named_view
 from progressive_cascade.radiograph.dicom_tags import DicomHeader
 from progressive_cascade.radiograph.record import parse_directions
 from progressive_cascade.radiograph.upright import kind_by_tags, kind_of
@@ -36,8 +36,8 @@ def find_place(path: Path) -> Place | None:
         if not is_dicom(path):
             return None
         header = DicomHeader(path)
-        study, image, modality = (header.text(key) for key in ("StudyInstanceUID", "SOPInstanceUID", "Modality"))
-        if not study or modality not in MODALITIES:
+        study, image = (header.text(key) for key in ("StudyInstanceUID", "SOPInstanceUID"))
+        if not study or not is_radiograph(header):
             return None
         part = other_part(header)
         if part:

@@ -9,6 +9,8 @@ from progressive_cascade.radiograph.record import Radiograph
 
 # Share of a display picture's pixels at its densest value; a window at the 99.5th percentile leaves 0.5 %.
 _SATURATED = 0.03
+# Half as many as the network reads along a side: of a thumbnail even stage 2's grid shows more than is in it.
+_FEW_PIXELS = 256
 # An edge column shows the body where it exceeds this share of the densest twentieth, in so many of its rows.
 _BODY, _EDGE_ROWS = 0.2, 0.5
 BODY_LEAVES = "the body leaves the "
@@ -26,14 +28,17 @@ _RIGHT_PAIRS, _AT_MM = 0.048, 1500.0
 
 
 def view_warnings(radiograph: Radiograph) -> list[str]:
-    """What the file says itself, and saturated pixels, by the pixels as they are stored."""
+    """What the file says itself, few and saturated pixels, by the pixels as they are stored."""
     if radiograph.meaning == "line_integral":
         return list(radiograph.remarks)
     values = radiograph.pixels[radiograph.mask]
     end = values.min() if radiograph.meaning == "detector_signal" else values.max()
     share = float(np.mean(values == end))
-    saturated = [f"{radiograph.path}: {share:.0%} of its pixels are saturated"] if share > _SATURATED else []
-    return [*radiograph.remarks, *saturated]
+    found = [f"{radiograph.path}: {share:.0%} of its pixels are saturated"] if share > _SATURATED else []
+    rows, cols = radiograph.pixels.shape
+    if max(rows, cols) < _FEW_PIXELS:
+        found.append(f"{radiograph.path} has {rows} x {cols} pixels, as few as a thumbnail: give the film itself")
+    return [*radiograph.remarks, *found]
 
 
 def pair_warnings(
