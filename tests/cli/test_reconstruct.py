@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -65,7 +66,10 @@ def test_reconstruct_writes_a_dicom_series_of_the_same_ct(
 
 @pytest.mark.parametrize("option", [[], ["--multiframe"]])
 def test_reconstruct_writes_dicom_alone(cascade: None, xrays: Path, tmp_path: Path, option: list[str]) -> None:
-    """`--format dicom` makes --output a folder of DICOM, with sidecar, picture and page beside it, and no NIfTI."""
+    """`--format dicom` makes --output a folder of DICOM, with sidecar, picture and page beside it, and no NIfTI.
+
+    Who has DICOM alone reads in it what the page warns of, and what error is expected.
+    """
     pytest.importorskip("highdicom")
     views = ["--pa", str(xrays / "pa.nii.gz"), "--lateral", str(xrays / "lateral.nii.gz")]
     common = [
@@ -76,12 +80,16 @@ def test_reconstruct_writes_dicom_alone(cascade: None, xrays: Path, tmp_path: Pa
         "--output",
         str(tmp_path / "out" / "ct"),
     ]
-    assert main([*common, "--format", "dicom", *option]) == 0
+    assert main([*common, "--format", "dicom", "--intensities", "display", *option]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ct", "ct.json", "ct.png", "ct.html"}
     names = {path.name for path in (tmp_path / "out" / "ct").iterdir()}
     assert names == ({"CT.dcm"} if option else {f"IM{number + 1:04d}.dcm" for number in range(32)})
     hu, _ = read_ct(tmp_path / "out" / "ct")
     assert set(np.unique(hu)) == {-900, 100}
+    record, found = json.loads((tmp_path / "out" / "ct.json").read_text()), sorted((tmp_path / "out" / "ct").iterdir())
+    said = pydicom.dcmread(found[0], stop_before_pixels=True).ImageComments.splitlines()
+    assert said[-1] == record["expected_error"]["text"] and "Warning: The radiographs are pictures" in said[-2]
+    assert said[:-2] == [f"Warning: {line}" for line in record["warnings"]]
 
 
 @pytest.mark.parametrize("option", [[], ["--portable"]])

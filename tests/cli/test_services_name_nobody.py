@@ -166,7 +166,7 @@ def test_the_http_service_names_nobody(
         assert post(cut, f"{PERSON} cut") == "" and "must hold the" in answers[-1]
         assert (done["state"], failed["state"]) == ("done", "failed")
         assert {"ct.nii.gz", "ct.json", "ct.png", "report", "dicom.zip"} <= set(done["links"])
-        zipped = shutil.make_archive(str(tmp_path / "study"), "zip", person.parent)
+        zipped = shutil.make_archive(str(tmp_path / "study"), "zip", person.parent, f"{PERSON}/ct")
         refused = client.post("/jobs", files={"study": (f"{PERSON}.zip", Path(zipped).read_bytes())})
         assert refused.status_code == 422
         places = (*failed["links"].values(), f"/jobs/{failed['id']}/ct.nii.gz", "/metrics", "/ready", "/", "/docs")

@@ -115,7 +115,7 @@ def test_display_pictures_are_uncalibrated_and_say_so(tmp_path: Path, monkeypatc
 
 
 def test_an_ultrasound_is_refused_and_a_thumbnail_warned_of(tmp_path: Path):
-    """Speckle that the search for lead letters takes away leaves no patient; few pixels are told, and taken."""
+    """Speckle in which all looks like lead letters is no patient; few pixels and a film of 19 mm are told of."""
     rows, cols = np.mgrid[:SIZE, :SIZE]
     fan = np.hypot(rows, cols - SIZE / 2) < 0.9 * SIZE
     fan &= np.abs(cols - SIZE / 2) < 0.8 * rows
@@ -126,11 +126,13 @@ def test_an_ultrasound_is_refused_and_a_thumbnail_warned_of(tmp_path: Path):
     for pair in ((frontal, ultrasound), (ultrasound, lateral)):
         with pytest.raises(UserError, match=r"us\.png must show a chest, got narrow, bright structures"):
             _assemble(*pair)
-    told = [line for line in _assemble(frontal, lateral).warnings if "thumbnail" in line]
-    assert told == [
-        f"the {view} X-ray has 128 x 128 pixels, as few as a thumbnail: give the film itself"
-        for view in ("frontal", "lateral")
-    ]
+    small = _assemble(replace(frontal, spacing=(0.15, 0.14)), lateral)
+    (line,) = [line for line in small.warnings if "too small for a chest" in line]
+    assert line.startswith("the frontal X-ray is 19 x 18 mm at the detector")
+    assert not [line for line in _assemble(frontal, lateral).warnings if "thumbnail" in line or "small" in line]
+    Image.open(tmp_path / "pa.png").resize((100, 100)).save(tmp_path / "pa.png")
+    told = [line for line in _assemble(read_radiograph(tmp_path / "pa.png"), lateral).warnings if "thumbnail" in line]
+    assert told == ["the frontal X-ray has 100 x 100 pixels, as few as a thumbnail: give the film itself"]
 
 
 def test_spacing_given_by_hand_scales_the_picture(tmp_path: Path):

@@ -66,10 +66,13 @@ def test_a_job_goes_its_way(client: Any, folder: Path) -> None:
     assert (job["state"], job["error"]) == ("done", "")
     assert client.get(f"{answer.headers['location']}/ct.nii.gz").text == "ct of 3"
     assert client.get(job["links"]["report"]).headers["content-type"].startswith("text/html")
-    assert job["expected_error"] is None
+    assert job["expected_error"] is None and job["warnings"] == []
     sidecar = folder / "data" / "jobs" / job["id"] / "result" / "ct.json"
-    sidecar.write_text('{"expected_error": {"text": "about 90 HU", "signs": {"noise": 1}}}')
-    assert client.get(f"/jobs/{job['id']}").json()["expected_error"] == {"text": "about 90 HU"}
+    warned = '"warnings": ["the body leaves"], "refinement": {"warnings": ["the residual rose"]}'
+    sidecar.write_text(f'{{{warned}, "expected_error": {{"text": "about 90 HU", "signs": {{"noise": 1}}}}}}')
+    told = client.get(f"/jobs/{job['id']}").json()
+    assert told["expected_error"] == {"text": "about 90 HU"}
+    assert told["warnings"] == ["the body leaves", "the residual rose"]
     assert (folder / "ran.txt").read_text().count(job["id"]) == 1
     assert not (folder / "data" / "jobs" / job["id"] / "input").exists()
     _refusal(client.get(f"/jobs/{job['id']}/sigma.nii.gz"), 404)

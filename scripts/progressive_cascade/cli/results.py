@@ -161,7 +161,8 @@ def write_case(
             weights = record["checkpoint"]["sha256"]
             write_uncertainty(result, beam, head=head, output=places["sigma"], weights=weights, **identity)
         if slices:
-            _write_dicom(result, temporaries[len(others)], multiframe=files.multiframe, **identity)
+            comments = dicom_comments(record)
+            _write_dicom(result, temporaries[len(others)], multiframe=files.multiframe, comments=comments, **identity)
         if files.page is not None:
             case = build_case(result, beam, name=files.stem, record=record, picture=places["picture"])
             write_page(case, places["page"])
@@ -189,14 +190,28 @@ def fill_case(result: Reconstruction, beam: ConeBeam, places: Mapping[str, Path]
     save_json(dict(record), places["sidecar"])
 
 
+def dicom_comments(record: Mapping[str, Any]) -> list[str]:
+    """What the page says first, for who has the series alone: warnings, and what error is expected."""
+    from progressive_cascade.report import wording
+
+    expected = (record.get("expected_error") or {}).get("text")
+    return [*(f"Warning: {line}" for line in wording.warnings(record)), *([f"{expected}"] if expected else [])]
+
+
 def _write_dicom(
-    result: Reconstruction, first: Path, *, multiframe: bool, sources: Sequence[Path], keep_identity: bool
+    result: Reconstruction,
+    first: Path,
+    *,
+    multiframe: bool,
+    comments: Sequence[str],
+    sources: Sequence[Path],
+    keep_identity: bool,
 ) -> None:
     from progressive_cascade.export.dicom import write_dicom_series
     from progressive_cascade.export.dicom_objects import write_dicom_multiframe
 
     write, place = (write_dicom_multiframe, first) if multiframe else (write_dicom_series, first.parent)
-    write(result.hu, result.affine, place, sources=sources, keep_identity=keep_identity)
+    write(result.hu, result.affine, place, sources=sources, keep_identity=keep_identity, comments=comments)
 
 
 def write_uncertainty(

@@ -204,13 +204,13 @@ def load_runner(settings: Mapping[str, Any]) -> Callable[[Sequence[str]], None]:
             if settings.get("zip") and options.dicom_output is not None:
                 _pack(options.dicom_output)
         except Exception as error:
-            raise _told(error) from error
+            raise _told(error, {str(options.pa): "pa", str(options.lateral): "lateral"}) from error
 
     return run
 
 
-def _told(error: Exception) -> Exception:
-    """The error as one that is told in a line, where it can be."""
+def _told(error: Exception, names: Mapping[str, str]) -> Exception:
+    """The error as one that is told in a line, where it can be, with what was sent in place of where it lies here."""
     from progressive_cascade.cli.common import broke_underway
     from progressive_cascade.cli.radiographs import Warned
 
@@ -219,6 +219,8 @@ def _told(error: Exception) -> Exception:
     line = describe_error(error)
     if line is None:
         return error
+    for path, name in names.items():
+        line = line.replace(path, name)
     return RunError(line) if broke_underway(error) or isinstance(error, OSError) else UserError(line)
 
 

@@ -26,6 +26,8 @@ _IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
+# Characters of a long text (PS3.5 6.2).
+_MOST_COMMENTS = 10_240
 _DERIVATION = "Estimated by a neural network from two radiographs; not measured, not for diagnosis"
 
 
@@ -36,6 +38,7 @@ def write_dicom_series(
     *,
     sources: Sequence[str | os.PathLike[str]] = (),
     keep_identity: bool = False,
+    comments: Sequence[str] = (),
 ) -> list[Path]:
     """Writes a volume as axial slices, one file each, all or none.
 
@@ -46,6 +49,8 @@ def write_dicom_series(
         sources: files of the radiographs; those that are DICOM are referred to.
         keep_identity: copy patient, study and accession of the first DICOM source; otherwise the patient is a hash
             of the images.
+        comments: lines for ImageComments, which viewers show: whoever finds the series in an archive sees nothing else
+            of the case.
 
     Returns:
         The files.
@@ -54,7 +59,7 @@ def write_dicom_series(
         UserError: where the folder cannot be written, there is no identity to keep, or the radiographs are of two
             patients.
     """
-    built = build_slices(hu, affine, sources=sources, keep_identity=keep_identity)
+    built = build_slices(hu, affine, sources=sources, keep_identity=keep_identity, comments=comments)
     names = [slice_name(number) for number in range(len(built.slices))]
     with staged_folder(folder) as stage:
         for name, one in zip(names, built.slices, strict=True):
@@ -82,6 +87,7 @@ def build_slices(
     *,
     sources: Sequence[str | os.PathLike[str]] = (),
     keep_identity: bool = False,
+    comments: Sequence[str] = (),
 ) -> Slices:
     """The slices of a volume, see :func:`write_dicom_series`."""
     headers = [header for path in sources if (header := _read_header(Path(path))) is not None]
@@ -90,6 +96,8 @@ def build_slices(
         digest.update(str(header.SOPInstanceUID).encode())
     seed = digest.hexdigest()
     common = _common(headers, seed, keep_identity=keep_identity)
+    if comments:
+        common.ImageComments = "\r\n".join(comments)[:_MOST_COMMENTS]
     voxels, axes = to_lps(hu, affine)
     return Slices([_slice(common, voxels, axes, number, seed) for number in range(voxels.shape[2])], headers, seed)
 

@@ -25,6 +25,7 @@ def write_dicom_multiframe(
     *,
     sources: Sequence[str | os.PathLike[str]] = (),
     keep_identity: bool = False,
+    comments: Sequence[str] = (),
 ) -> None:
     """Writes a volume as one enhanced multi-frame CT (Legacy Converted Enhanced CT Image, PS3.3 A.70).
 
@@ -34,12 +35,13 @@ def write_dicom_multiframe(
         path: the file.
         sources: files of the radiographs; those that are DICOM are referred to.
         keep_identity: see :func:`~progressive_cascade.export.dicom.write_dicom_series`.
+        comments: likewise.
 
     Raises:
         UserError: where highdicom is missing, the file cannot be written, or the identity is not one.
     """
     library = _highdicom()
-    built = build_slices(hu, affine, sources=sources, keep_identity=keep_identity)
+    built = build_slices(hu, affine, sources=sources, keep_identity=keep_identity, comments=comments)
     image = library.legacy.LegacyConvertedEnhancedCTImage(
         built.slices,
         series_instance_uid=derived_uid(built.seed, "multi-frame series"),
@@ -48,6 +50,8 @@ def write_dicom_multiframe(
         instance_number=1,
     )
     image.SeriesDescription = built.slices[0].SeriesDescription
+    if comments:
+        image.ImageComments = built.slices[0].ImageComments
     if built.headers:
         image.SourceImageEvidenceSequence = [_evidence(one, built.seed, keep_identity) for one in built.headers]
     elif "ReferencedSeriesSequence" in image:

@@ -199,12 +199,16 @@ def _steps(outside: np.ndarray, inside: np.ndarray, scale: float) -> bool:
 def find_markers(image: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
     """Lead letters and the like: narrow, and much denser than what is around them. True on them.
 
+    Where three pixels are wider than a letter, none can be told from the patient, and none is found.
+
     Args:
         image: (rows, cols), dense high.
         spacing: (row, column) [mm].
     """
+    if max(spacing) > _MARKER_MM / 3:
+        return np.zeros(image.shape, dtype=bool)
     low, high = np.percentile(image, [1, 99])
-    size = tuple(max(3, int(_MARKER_MM / pitch) | 1) for pitch in spacing)
+    size = tuple(int(_MARKER_MM / pitch) | 1 for pitch in spacing)
     # Erosion and dilation by running minima and maxima: a grey opening.
     opened = ndimage.maximum_filter(ndimage.minimum_filter(image, size), size)
     found = image - opened > _MARKER_CONTRAST * (high - low)

@@ -26,7 +26,13 @@ from progressive_cascade.radiograph.onto import fill, find_border, find_markers,
 from progressive_cascade.radiograph.record import Radiograph
 from progressive_cascade.radiograph.surroundings import misses_surroundings, show_surroundings
 from progressive_cascade.radiograph.upright import Upright, kind_of, make_upright
-from progressive_cascade.radiograph.warn import BODY_LEAVES, pair_warnings, slice_difference, view_warnings
+from progressive_cascade.radiograph.warn import (
+    BODY_LEAVES,
+    pair_warnings,
+    size_warnings,
+    slice_difference,
+    view_warnings,
+)
 
 # Line integrals of a patient stay below this; a display intensity of 8 to 16 bits does not.
 _LARGEST_LINE_INTEGRAL = 30.0
@@ -258,7 +264,7 @@ def _onto_detector(upright: Upright, index: int, target: ConeBeam, beam: ConeBea
     image, intensities, warnings = _to_line_integrals(image, seen > 0, one, "lateral" if index else "frontal")
     if one.meaning != "line_integral":
         image, seen = _without_markers(image, seen, target.pixel_spacing, one.path)
-    found = [*view_warnings(one), *warnings]
+    found = [*view_warnings(one), *size_warnings(one.path, one.pixels.shape, spacing), *warnings]
     sized = not assumptions  # a size alone is assumed of a view by itself
     return _View(image.astype(np.float32), seen.astype(np.float32), intensities, found, assumptions, sized)
 
@@ -272,7 +278,7 @@ def _without_markers(
         UserError: where so much is narrow and bright that it is no chest.
     """
     markers = find_markers(image, spacing)
-    share = float(markers[seen > 0].mean())
+    share = float((markers & (seen > 0)).mean())
     if share > _MOST_MARKERS:
         raise UserError(
             f"{path} must show a chest, got narrow, bright structures on {share:.0%} of it, as of an ultrasound"

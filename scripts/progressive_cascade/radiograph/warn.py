@@ -9,8 +9,10 @@ from progressive_cascade.radiograph.record import Radiograph
 
 # Share of a display picture's pixels at its densest value; a window at the 99.5th percentile leaves 0.5 %.
 _SATURATED = 0.03
-# Half as many as the network reads along a side: of a thumbnail even stage 2's grid shows more than is in it.
-_FEW_PIXELS = 256
+# Stage 1 looks at two pixels for each of its 64 voxels: of fewer even its grid shows more than is in them.
+_FEW_PIXELS = 128
+# Cassettes begin at 180 x 240 mm; the longer side of a chest's film is 350 mm and more.
+_SMALL_FILM = 150.0
 # An edge column shows the body where it exceeds this share of the densest twentieth, in so many of its rows.
 _BODY, _EDGE_ROWS = 0.2, 0.5
 BODY_LEAVES = "the body leaves the "
@@ -39,6 +41,23 @@ def view_warnings(radiograph: Radiograph) -> list[str]:
     if max(rows, cols) < _FEW_PIXELS:
         found.append(f"{radiograph.path} has {rows} x {cols} pixels, as few as a thumbnail: give the film itself")
     return [*radiograph.remarks, *found]
+
+
+def size_warnings(path: str, shape: tuple[int, ...], spacing: tuple[float, float]) -> list[str]:
+    """A film too small for a chest, as of a picture that was made smaller and kept the pitch of the larger one.
+
+    Args:
+        path: of the file.
+        shape: of its pixels (rows, columns).
+        spacing: their pitch (row, column) at the detector [mm].
+    """
+    height, width = (pixels * pitch for pixels, pitch in zip(shape, spacing, strict=True))
+    if max(height, width) >= _SMALL_FILM:
+        return []
+    return [
+        f"{path} is {height:.0f} x {width:.0f} mm at the detector, too small for a chest: is its pixel spacing that of "
+        "a larger picture? --field-of-view gives the size"
+    ]
 
 
 def pair_warnings(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -105,21 +106,26 @@ class Service:
             "finished": job.finished,
             "before": self.store.num_before(job) if job.state == "queued" else 0,
             "mean_seconds": self.store.mean_seconds(),
-            "expected_error": _expected_error(folder / "ct.json"),
+            **_told(folder / "ct.json"),
             "links": {"self": place, **{name: f"{place}/{name}" for name in made}},
         }
 
 
-def _expected_error(sidecar: FilePath) -> dict[str, Any] | None:
-    """What error a finished job's CT is expected to have, without the signs it was read from."""
-    if not sidecar.is_file():
-        return None
-    try:
-        record = read_json(sidecar)
-    except UserError:
-        return None
-    found = record.get("expected_error") if isinstance(record, dict) else None
-    return {name: value for name, value in found.items() if name != "signs"} if isinstance(found, dict) else None
+def _told(sidecar: FilePath) -> dict[str, Any]:
+    """What a finished job's CT is warned of, and what error it is expected to have, without the signs of it."""
+    record: Any = {}
+    if sidecar.is_file():
+        with contextlib.suppress(UserError):
+            record = read_json(sidecar)
+    record = record if isinstance(record, dict) else {}
+    refinement, expected = record.get("refinement"), record.get("expected_error")
+    lists = [part.get("warnings") for part in (record, refinement) if isinstance(part, dict)]
+    return {
+        "warnings": [line for lines in lists if isinstance(lines, list) for line in lines],
+        "expected_error": {name: value for name, value in expected.items() if name != "signs"}
+        if isinstance(expected, dict)
+        else None,
+    }
 
 
 def _place_all(
