@@ -7,6 +7,8 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,6 +213,26 @@ _SEEN = (
     "part.checkVisibility()).map(part => part.tagName === 'IMG' ? (part.naturalWidth > 0 ? 'IMG' : 'broken') : "
     "part.id || part.tagName)"
 )
+
+
+def test_browser_leaves_radiographs_room_on_every_screen(browser: Any, case: ReportCase, tmp_path: Path) -> None:
+    """On the upright monitors of reading rooms, too, the films take two fifths of the desk beside the viewer."""
+    write_page(replace(case, truth=None), tmp_path / "alone.html")
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get((tmp_path / "alone.html").as_uri())
+        for width, height in ((1366, 768), (1200, 1920), (1536, 2048), (2560, 1440)):
+            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            share, overflow = browser.execute_script(
+                "const width = name => document.querySelector(name).getBoundingClientRect().width;"
+                "return [width('.films') / width('.desk'), document.documentElement.scrollWidth - innerWidth]"
+            )
+            assert share > 0.4 and overflow <= 0, (width, height, share)
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
 
 
 def test_browser_prints_pictures_scores_and_warnings_on_white(browser: Any) -> None:

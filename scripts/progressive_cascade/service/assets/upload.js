@@ -3,7 +3,7 @@
 const get = (id) => document.getElementById(id);
 const NAMES = {
   "ct.nii.gz": "CT (NIfTI)", "dicom.zip": "CT (DICOM)", "sigma.nii.gz": "Standard deviation (NIfTI)",
-  "ct.json": "What was assumed and measured (JSON)", "ct.png": "Picture", "report": "Report page",
+  "ct.json": "What was assumed and measured (JSON)", "ct.png": "Picture", "report": "Report page (HTML)",
 };
 let files = [], job = null;
 
@@ -65,21 +65,21 @@ const body = () => {
     form.append("lateral", files[lateral], "lateral");
   }
   if (get("intensities").value) options.intensities = get("intensities").value;
+  if (get("trust").value) options.trust = get("trust").value;
   if (get("field").value) options.field_of_view = Number(get("field").value);
   form.append("options", JSON.stringify(options));
   return form;
 };
 
-const show = async (name, path) => {
-  const content = await (await ask(path)).blob();
-  const place = URL.createObjectURL(content);
-  if (name === "report") {
-    get("report").srcdoc = await content.text();
-    get("report").hidden = false;
-    return;
-  }
+const show = async (path) => {
+  get("report").srcdoc = await (await ask(path)).text();
+  get("report").hidden = false;
+  get("state").scrollIntoView();
+};
+const save = async (name, path) => {
+  const place = URL.createObjectURL(await (await ask(path)).blob());
   const link = document.createElement("a");
-  Object.assign(link, { href: place, download: name });
+  Object.assign(link, { href: place, download: name === "report" ? "ct.html" : name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(place), 10000);
 };
@@ -90,7 +90,7 @@ const list = (links) => {
     const item = document.createElement("li"), button = document.createElement("button");
     button.type = "button";
     button.textContent = NAMES[name] || name;
-    button.addEventListener("click", () => show(name, path).catch((error) => tell(error.message, true)));
+    button.addEventListener("click", () => save(name, path).catch((error) => tell(error.message, true)));
     item.append(button);
     get("results").append(item);
   }
@@ -122,7 +122,7 @@ const follow = async (mine) => {
       bar.value = 1;
       tell("Done.");
       list(told.links);
-      if (told.links.report) await show("report", told.links.report);
+      if (told.links.report) await show(told.links.report);
       return undefined;
     }
     await wait(1);
@@ -137,6 +137,8 @@ get("form").addEventListener("submit", async (event) => {
   get("results").replaceChildren();
   try {
     tell("Sending.");
+    get("state").scrollIntoView();
+    get("bar").hidden = false;
     get("bar").removeAttribute("value");
     const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("-");
     const answer = await fetch("/jobs", {
@@ -145,6 +147,7 @@ get("form").addEventListener("submit", async (event) => {
     const told = await answer.json();
     if (!answer.ok) throw new Error(told.error);
     job = told.id;
+    get("remove").hidden = false;
     await follow(job);
   } catch (error) {
     get("bar").hidden = true;
@@ -161,6 +164,7 @@ get("remove").addEventListener("click", async () => {
     await ask(`/jobs/${mine}`, { method: "DELETE" });
     get("report").hidden = true;
     get("results").replaceChildren();
+    get("bar").hidden = get("remove").hidden = true;
     tell("Removed.");
   } catch (error) {
     tell(error.message, true);
