@@ -239,6 +239,19 @@ def test_numbers_tell_of_jobs(client: Any) -> None:
     assert names >= {f"progressive_cascade_{name}" for name in ("jobs_accepted", "jobs_queued", "workers_ready")}
 
 
+def test_the_log_leaves_out_what_is_asked_again_and_again(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Jobs that come, end and are fetched have a line, and refusals; a client that waits for one has none."""
+    caplog.set_level(logging.INFO)
+    identifier = client.post("/jobs", files=pair()).json()["id"]
+    finished(client, identifier)
+    for name in ("/health", "/ready", "/metrics", f"/jobs/{identifier}/ct.nii.gz", f"/jobs/{'0' * 32}"):
+        client.get(name)
+    lines = [one.getMessage() for one in caplog.records if one.name.startswith("progressive")]
+    asked = [line.partition(" in ")[0] for line in lines if line.startswith(("GET", "POST"))]
+    assert asked == ["POST /jobs: 202", f"GET /jobs/{identifier}/…: 200", f"GET /jobs/{'0' * 32}: 404"]
+    assert [line for line in lines if line.startswith(f"job {identifier}: done")]
+
+
 def test_logs_name_nobody(client: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Neither file names nor what somebody puts into a path or query."""
     caplog.set_level(logging.DEBUG)

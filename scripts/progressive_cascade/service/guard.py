@@ -75,7 +75,8 @@ class Guard:
             code = codes[0] if codes else 500
             self._metrics.requests.labels(str(code)).inc()
             # Neither query nor address: both may be anything.
-            LOG.info("%s %s: %d in %.2f s", scope["method"], _plain(scope), code, time.monotonic() - begun)
+            level = logging.DEBUG if code < 400 and _is_poll(scope) else logging.INFO
+            LOG.log(level, "%s %s: %d in %.2f s", scope["method"], _plain(scope), code, time.monotonic() - begun)
 
     def _check(self, scope: Scope) -> None:
         headers = dict(scope["headers"])
@@ -149,6 +150,12 @@ def _plain(scope: Scope) -> str:
     known = {"", "jobs", "static", "health", "ready", "metrics", "docs", "openapi.json"}
     named = [part if part in known or _is_id(part) else "…" for part in parts[:4]]
     return "/".join(named)
+
+
+def _is_poll(scope: Scope) -> bool:
+    """Whether clients ask this every second or so: how a job is, how the service is."""
+    path = scope["path"]
+    return scope["method"] == "GET" and (path in (*PROBES, "/metrics") or _is_id(path.removeprefix("/jobs/")))
 
 
 def _is_id(part: str) -> bool:
