@@ -43,6 +43,9 @@ _RISE, _SHORTER, _RETREATS = 2.0, 1 / 3, 3
 # Adam's first steps are as long where little is left to explain as where much is, and lead beyond it: from less than
 # twice of what is expected on they are shorter, as the square of the excess, down to this share.
 _SHORTEST = 0.1
+# A round is kept where a single pass explains the held-back patches less than a tenth better: they are few, and show
+# little of what averaging gains in the volume.
+_ROUND = 1.1
 # Steps in which the held-back patches may be explained no better than before.
 _PATIENCE = 10
 # Passes without a gradient that bring the intensities near their values before the weights move.
@@ -245,7 +248,8 @@ def _tune(
         lowest = min(lowest, now.loss)
         if stopped and stopped != "rising" and not passes.is_complete:
             now = passes.finish(step)
-        best = now if passes.is_whole and now.held_loss < best.held_loss else best
+        if passes.is_whole and now.held_loss < best.held_loss * (_ROUND if passes.is_complete else 1.0):
+            best = now
         if stopped:
             break
         weights.step(loss)
