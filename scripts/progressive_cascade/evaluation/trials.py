@@ -27,6 +27,7 @@ from progressive_cascade.evaluation.perturbed import PERTURBATIONS
 from progressive_cascade.geometry import VOXEL_SIZE
 from progressive_cascade.inference.architecture import architecture_of
 from progressive_cascade.inference.reconstruct import Reconstruction, load_cascade, reconstruct
+from progressive_cascade.inference.refine import REVISION
 from progressive_cascade.inference.signs import measure_signs
 from progressive_cascade.inference.uncertainty import load_uncertainty, predict_sigma
 from progressive_cascade.io import atomic_path, finite, read_json, save_json
@@ -149,12 +150,13 @@ class Trials:
         checkpoint: the stand's weights.
         wide: the weights for any geometry, which take what the former do not, and give them a second opinion.
         uncertainty: weights of the network of sigma.
-        cache: folder of the folders, one for each such three.
+        cache: folder of the folders, one for each such three and revision of refining.
         device: where to reconstruct.
     """
 
     def __init__(self, checkpoint: Path, wide: Path, uncertainty: Path, cache: Path, device: str = "cpu") -> None:
-        self.folder = cache / "_".join(file_hash(path)[:8] for path in (checkpoint, wide, uncertainty))
+        hashes = (file_hash(path)[:8] for path in (checkpoint, wide, uncertainty))
+        self.folder = cache / "_".join([*hashes, f"r{REVISION}"])
         self._networks = {True: load_cascade(checkpoint, device), False: load_cascade(wide, device)}
         self._short = {key: without_last_stage(network) for key, network in self._networks.items()}
         self._head = load_uncertainty(uncertainty, device)

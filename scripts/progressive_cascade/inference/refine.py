@@ -33,6 +33,9 @@ from progressive_cascade.networks import ProgressiveCascade
 DEFAULT_STEPS = 8
 """They hold most of what there is to gain, for 12 to 15 s on two cores (bundle/docs/EXPERIMENTS.md)."""
 MAX_STEPS = 1000
+REVISION = 3
+"""Raised whenever refining comes to do something else with the same settings: what older code found is then not taken
+from where it is kept."""
 BELIEVABLE_RESIDUAL = 0.24
 """Radiographs of unknown intensities that leave more unexplained before the first step, root mean square of the line
 integrals, are neither refined on nor taken for line integrals. Right pairs with a tone curve alone leave 0.09 to 0.24

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference.refine import (
+    REVISION,
     Refinement,
     RefinementReport,
     RefineSettings,
@@ -33,8 +34,6 @@ from progressive_cascade.io import atomic_path
 from progressive_cascade.networks import ProgressiveCascade
 
 _TENSORS = ("volume", "image", "matrices", "calibrated")
-# Raised whenever refining comes to do something else with the same settings: what older code found is then not taken.
-_REVISION = 3
 
 
 def refine_cached(
@@ -89,7 +88,7 @@ def _hash_weights(network: ProgressiveCascade) -> str:
 
 
 def _hash(weights: str, known: str, settings: RefineSettings, sample: Sequence[Tensor | None]) -> str:
-    digest = hashlib.sha256(f"{_REVISION} {weights} {known} {sorted(asdict(settings).items())}".encode())
+    digest = hashlib.sha256(f"{REVISION} {weights} {known} {sorted(asdict(settings).items())}".encode())
     for index, value in enumerate(sample):
         _add(digest, str(index), value)
     return digest.hexdigest()
