@@ -311,6 +311,16 @@ def test_later_stages_train_behind_a_refined_stage_1(network, small_cascade, ima
     torch.testing.assert_close(inferer(image, first), first(image))
 
 
+def test_a_workflow_logs_what_refining_warns_of(network, image, caplog):
+    """The inferer hands on no report; whoever calls `refine` or `reconstruct` has it, and nothing is logged."""
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 6
+    refine(network, noise, network.projection_matrices[None], known="display", settings=RefineSettings(steps=1))
+    assert not caplog.text
+    inferer = CascadeInferer(None, consistency_rounds=0, refine_steps=1, intensities="display")
+    inferer(noise, network, calibrated=torch.zeros(1))
+    assert "refine: the first stage leaves" in caplog.text
+
+
 def test_pictures_that_are_hardly_explained_are_not_believed(network, image):
     """Noise told display: stage 1's own volume, the picture as it was, a line, no consistency."""
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)) * 6
@@ -321,7 +331,8 @@ def test_pictures_that_are_hardly_explained_are_not_believed(network, image):
     assert found.calibrated.tolist() == [0.0, 1.0]
     assert [report.stopped == "unexplained" for report in found.reports] == [True, False]
     torch.testing.assert_close(found.image[0], noise[0])
-    assert "neither refined" in found.reports[0].warnings[0]
+    (line,) = found.reports[0].warnings
+    assert "neither refined" in line
     with torch.no_grad():
         torch.testing.assert_close(found.volume[:1], _round(network, noise, torch.zeros(1)))
     trusting = replace(settings, believable=0.0)

@@ -212,6 +212,9 @@ class CascadeInferer(Inferer):
             mask=given.weights,
             folder=self.refine_cache,
         )
+        for report in found.reports:
+            for line in report.warnings:
+                _log.warning("refine: %s", line)
         return found.image, _Given(found.matrices, found.calibrated, given.weights), found.volume
 
     def _autocast(self, device_type: str, network: Any) -> AbstractContextManager[Any]:

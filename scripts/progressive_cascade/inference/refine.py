@@ -14,7 +14,6 @@ costs no pass more. Where the intensities or the pose are not known they are fit
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -53,7 +52,6 @@ _ROUND = 1.1
 _PATIENCE = 10
 # Passes without a gradient that bring the intensities near their values before the weights move.
 _CALIBRATION_PASSES = 3
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -267,7 +265,7 @@ def _disbelieve(passes: Passes, found: State, believable: float) -> Refinement:
         f"the first stage leaves {found.residuals[0]:.3f} of the line integrals unexplained, whatever their scale "
         f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
     )
-    kept = replace(passes.finish(0), residuals=found.residuals, edges=[*found.edges, line])
+    kept = replace(passes.finish(0), residuals=found.residuals, edges=[line])
     refinement = _conclude(kept, kept, 0, "unexplained")
     return replace(refinement, calibrated=torch.zeros_like(refinement.calibrated))
 
@@ -289,8 +287,6 @@ def _conclude(first: State, kept: State, steps: int, stopped: str) -> Refinement
         warnings.append(f"the residual rose after {steps} steps; the unrefined volume is kept")
     elif steps and kept.step == 0:
         warnings.append("no step explained the held-back patches better; the unrefined volume is kept")
-    for line in warnings:
-        _log.warning("refine: %s", line)
     report = RefinementReport(
         steps=steps,
         kept=kept.step,

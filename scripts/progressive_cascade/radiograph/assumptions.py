@@ -6,6 +6,8 @@ Costs are those of the model card's table of robustness (two phantoms, protocol 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 CASSETTE_MM = 430.0
 """Longer side of the largest usual cassette and detector, 43 cm."""
 COST_OF_LENGTH = "an error of 2 % costs about 3.4 dB, of 5 % about 7.5 dB, and the picture does not show it"
@@ -16,3 +18,17 @@ COST_OF_SURROUNDINGS = "with it they cost 0.2 to 3 dB; where nobody is there, le
 """What is above and below the cube: EXPERIMENTS, the patient beyond the cube."""
 COST_OF_ORIENTATION = "left and right, or front and back, would be exchanged"
 """What a mirrored radiograph costs."""
+
+
+def tell_cost_once(lines: Iterable[str]) -> list[str]:
+    """Assumptions of which the first alone says what an error of a length costs; the others refer to it.
+
+    Example:
+        >>> tell_cost_once([f"a is 1 mm: {COST_OF_LENGTH}", f"b is 2 mm: {COST_OF_LENGTH}"])[1]
+        'b is 2 mm: an error costs as much'
+    """
+    told: list[str] = []
+    for line in lines:
+        again = any(COST_OF_LENGTH in other for other in told)
+        told.append(line.replace(COST_OF_LENGTH, "an error costs as much") if again else line)
+    return told

@@ -13,7 +13,7 @@ import torch
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.physics.tones import typical_line_integrals
-from progressive_cascade.radiograph.assumptions import COST_OF_SCALE, COST_OF_SURROUNDINGS
+from progressive_cascade.radiograph.assumptions import COST_OF_SCALE, COST_OF_SURROUNDINGS, tell_cost_once
 from progressive_cascade.radiograph.check import check_views
 from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.lengths import (
@@ -129,7 +129,7 @@ def assemble_pair(
     warnings = [*doubts, *_contradicted(uprights, beam), *pair.warnings]
     return replace(
         pair,
-        assumptions=_without_paths(assumptions, given),
+        assumptions=tell_cost_once(_without_paths(assumptions, given)),
         warnings=_without_paths(warnings, given),
         notes=_without_paths([*notes, *pair.notes], given),
     )
