@@ -15,6 +15,7 @@ import pytest
 from progressive_cascade import ConeBeam
 from progressive_cascade.cli import main
 from progressive_cascade.errors import UserError
+from progressive_cascade.inference.refine import RefinementReport
 from progressive_cascade.io import save_json, save_nifti
 from progressive_cascade.report import ReportCase, index_page, read_case
 from progressive_cascade.report.embedding import choose_step, embed, shrink, unpack
@@ -85,6 +86,14 @@ def test_page_explains_refinement_and_the_first_look(case: ReportCase) -> None:
         assert text in html, text
     assert html.index("the kept-back patches did not gain") < html.index('id="viewer"')
     assert "17.63%" not in html
+
+
+@pytest.mark.parametrize("reason", ["steps", "discrepancy", "held_out", "rising", "unexplained"])
+def test_page_says_in_words_why_refining_stopped(case: ReportCase, reason: str) -> None:
+    """No reason of `RefinementReport.stopped` stands there as the code calls it."""
+    assert f"``{reason}``" in str(RefinementReport.__doc__)
+    html = render_page(replace(case, record={**RECORD, "refinement": {"steps": 1, "stopped": reason}}))
+    assert f">{reason}</td>" not in html and html.count("Stopped by") == 1
 
 
 def test_page_refuses_volumes_that_differ(case: ReportCase) -> None:

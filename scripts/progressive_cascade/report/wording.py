@@ -61,6 +61,8 @@ _STOPPED = {
     "steps": "the limit of steps",
     "discrepancy": "nothing unexplained but noise and grid",
     "held_out": "the patches kept back, which no longer gained",
+    "rising": "a difference that rose: the unrefined CT was kept",
+    "unexplained": "so much left unexplained that no step was taken",
 }
 
 
