@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import rankdata
@@ -93,28 +94,26 @@ def predict_unseen(table: Table, names: Sequence[str], penalty: float) -> np.nda
 
 
 def choose_terms(table: Table, candidates: Sequence[str]) -> tuple[list[str], float]:
-    """Terms and penalty, one term after the other as long as unseen patients are better predicted.
+    """Terms and penalty: the set that predicts unseen patients best, of one term more where that gains enough.
 
     Args:
         table: the cases.
         candidates: terms to choose from.
 
     Returns:
-        The terms in the order they were taken, and the penalty.
+        The terms in the order of the candidates, and the penalty.
     """
     candidates = [name for name in candidates if _varies(table, name)]
     sums = _PatientSums.of(table, candidates)
     chosen: list[int] = []
-    best, penalty = float(sums.misses([], [[]], 0.0)[0]), _PENALTIES[0]
-    while len(chosen) < min(MOST_TERMS, len(candidates)):
-        free = [index for index in range(len(candidates)) if index not in chosen]
-        added = [[index] for index in free]
-        misses = np.array([sums.misses(chosen, added, strength) for strength in _PENALTIES])
+    best, penalty = float(sums.misses([[]], 0.0)[0]), _PENALTIES[0]
+    for size in range(1, min(MOST_TERMS, len(candidates)) + 1):
+        sets = [list(one) for one in combinations(range(len(candidates)), size)]
+        misses = np.array([sums.misses(sets, strength) for strength in _PENALTIES])
         strength, index = np.unravel_index(int(misses.argmin()), misses.shape)
         if misses[strength, index] > best * (1 - _LEAST_GAIN):
             break
-        best, penalty = float(misses[strength, index]), _PENALTIES[int(strength)]
-        chosen.append(free[int(index)])
+        best, penalty, chosen = float(misses[strength, index]), _PENALTIES[int(strength)], sets[int(index)]
     return [candidates[index] for index in chosen], penalty
 
 
@@ -149,10 +148,10 @@ class _PatientSums:
             float(weights.sum()),
         )
 
-    def misses(self, chosen: Sequence[int], added: Sequence[Sequence[int]], penalty: float) -> np.ndarray:
-        """Mean squared miss on unseen patients of the chosen columns and each of these additions (addition,)."""
+    def misses(self, sets: Sequence[Sequence[int]], penalty: float) -> np.ndarray:
+        """Mean squared miss on unseen patients by each of these sets of as many columns (set,)."""
         last = self.gram.shape[1] - 1
-        places = np.array([[*chosen, *columns, last] for columns in added])
+        places = np.array([[*columns, last] for columns in sets])
         own = self.gram[:, places[:, :, None], places[:, None, :]]
         moments = self.moments[:, places]
         # The intercept is not drawn to 0.
