@@ -94,7 +94,7 @@ def test_grey_levels_that_the_stand_explains_badly_go_to_weights_that_have_seen_
     )
     generator = np.random.default_rng(0)
     for name in ("pa", "lateral"):
-        pixels = generator.integers(0, 256, (96, 96), dtype=np.uint8)
+        pixels = generator.integers(0, 256, (12, 12), dtype=np.uint8)
         Image.fromarray(pixels).resize((192, 192)).save(tmp_path / f"{name}.png")
     command = ["reconstruct", "--pa", str(tmp_path / "pa.png"), "--lateral", str(tmp_path / "lateral.png")]
     options = build_parser().parse_args([*command, "--output", str(tmp_path / "ct.nii.gz"), "--trust-tags"])

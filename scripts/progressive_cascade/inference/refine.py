@@ -265,7 +265,7 @@ def _disbelieve(passes: Passes, found: State, believable: float) -> Refinement:
         f"the first stage leaves {found.residuals[0]:.3f} of the line integrals unexplained, whatever their scale "
         f"(at most {believable:g} is believed): the CT is neither refined on the X-rays nor made consistent with them"
     )
-    kept = replace(passes.finish(0), residuals=found.residuals, edges=[line])
+    kept = replace(passes.finish(0), residuals=found.residuals, edges=[*found.edges, line])
     refinement = _conclude(kept, kept, 0, "unexplained")
     return replace(refinement, calibrated=torch.zeros_like(refinement.calibrated))
 

@@ -25,6 +25,7 @@ from progressive_cascade.inference.acceptance import trained_range
 from progressive_cascade.inference.first_look import Explained, explain_pairs
 from progressive_cascade.inference.opposite import detour, mirror_matrices, mirror_pictures
 from progressive_cascade.inference.reconstruct import Reconstruction
+from progressive_cascade.inference.refine import RefinementReport
 from progressive_cascade.networks import ProgressiveCascade
 
 SIGNS: dict[str, str] = {
@@ -92,12 +93,7 @@ def measure_signs(
     hu = torch.from_numpy(result.hu.astype(np.float32))[None, None]
     coarse = F.adaptive_avg_pool3d(hu, tuple(own.unit.shape[2:]))  # pyright: ignore[reportArgumentType]
     body = coarse > _BODY_HU
-    signs = dict.fromkeys(SIGNS, math.nan)
-    report = result.refinement
-    for name in ("residual_before", "residual_after", "held_out_before", "held_out_after"):
-        signs[name] = _log(getattr(report, name))
-    signs["spread"] = _log(report.spread_hu)
-    signs |= _first_signs(own)
+    signs = dict.fromkeys(SIGNS, math.nan) | _refinement_signs(result.refinement) | _first_signs(own)
     first = unit_to_hu(own.unit).cpu()
     signs["change"] = _difference(coarse, first, body)
     if second is not None:
@@ -108,7 +104,7 @@ def measure_signs(
     if sigma is not None and (result.hu > _BODY_HU).any():
         signs["sigma"] = _log(float(sigma[result.hu > _BODY_HU].mean(dtype=np.float64)))
     signs["noise"] = _log(float(estimate_noise(torch.from_numpy(image)[None].float()).max()))
-    signs |= _tissue_signs(result.hu, result.affine) | _knowledge_signs(report.calibration)
+    signs |= _tissue_signs(result.hu, result.affine) | _knowledge_signs(result.refinement.calibration)
     signs["wide"] = float(network.geometry_range is not None)
     signs["beyond"] = _beyond(network, beam)
     return signs
@@ -119,6 +115,12 @@ def _first(
 ) -> Explained:
     seen_as = detour(network, beam) or beam
     return explain_pairs(network, image[None], seen_as, calibrated=calibrated, weights=weights[None])
+
+
+def _refinement_signs(report: RefinementReport) -> dict[str, float]:
+    """What refining left unexplained, and how far its volumes deviate."""
+    names = ("residual_before", "residual_after", "held_out_before", "held_out_after")
+    return {**{name: _log(getattr(report, name)) for name in names}, "spread": _log(report.spread_hu)}
 
 
 def _first_signs(found: Explained) -> dict[str, float]:
