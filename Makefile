@@ -25,7 +25,7 @@ IMAGE_OPTIONS ?=
 LONG := $(addprefix benchmarks/,acquired.py archives.py cascade.py films.py geometries.py gpu.py phantom_gap.py refine.py robustness.py results_evaluation.py results_tables.py soak.py soak_service.py texture.py trust.py uncertainty.py)
 
 # Folders of laws that need neither weights nor a bundle: what one types while working.
-QUICK := tests/test_layers.py $(addprefix tests/,ground geometry physics networks losses)
+QUICK := tests/test_layers.py $(addprefix tests/,attenuation ground geometry physics networks losses)
 
 .PHONY: help demo quick test laws kernels types coverage lint bench gpu weights ablation results tables refine robustness trust uncertainty soak soak-service fuzz lock sbom image-check clean
 .DELETE_ON_ERROR:
