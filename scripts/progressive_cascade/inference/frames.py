@@ -2,9 +2,9 @@
 """Test-time augmentation by translation: stage 1's cube laid a voxel further, and its volumes averaged in one place.
 
 A network's error depends on where its voxels happen to lie. Those of the cube as it stands and of four a voxel to the
-left, right, front and back differ enough that their mean is 0.1 to 0.2 dB nearer to patients and 0.3 to 0.6 dB nearer
-to phantoms (bundle/docs/EXPERIMENTS.md); laid higher or lower the cube loses what it then cuts off. By whole voxels
-nothing is interpolated.
+left, right, front and back differ enough that their mean is nearer to the truth, on patients by about 0.1 dB, on
+phantoms by 0.2 to 0.5 (bundle/docs/EXPERIMENTS.md); laid higher or lower the cube loses what it then cuts off. By whole
+voxels nothing is interpolated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def average_frames(volumes: Sequence[Tensor], frames: Sequence[Frame]) -> Tensor
     Returns:
         (b, 1, g, g, g); every voxel is the mean of those volumes that hold it, 0 where none does.
     """
-    return _mean(volumes, frames)
+    total, count = torch.zeros_like(volumes[0]), torch.zeros_like(volumes[0])
+    for volume, frame in zip(volumes, frames, strict=True):
+        sizes = list(zip(frame, volume.shape[2:], strict=True))
+        here = (..., *(slice(max(0, by), size + min(0, by)) for by, size in sizes))
+        there = (..., *(slice(max(0, -by), size + min(0, -by)) for by, size in sizes))
+        total[here] += volume[there]
+        count[here] += 1
+    return total / count.clamp(min=1)
 
 
 def deviate_frames(volumes: Sequence[Tensor], frames: Sequence[Frame], *, above: float) -> float:
@@ -59,18 +66,7 @@ def deviate_frames(volumes: Sequence[Tensor], frames: Sequence[Frame], *, above:
     Returns:
         Mean over these voxels of the standard deviation; 0 without such a voxel.
     """
-    mean = _mean(volumes, frames)
-    square = _mean([volume.square() for volume in volumes], frames) - mean.square()
+    mean = average_frames(volumes, frames)
+    square = average_frames([volume.square() for volume in volumes], frames) - mean.square()
     counted = mean > above
     return float(square.clamp(min=0).sqrt()[counted].mean()) if counted.any() else 0.0
-
-
-def _mean(volumes: Sequence[Tensor], frames: Sequence[Frame]) -> Tensor:
-    total, count = torch.zeros_like(volumes[0]), torch.zeros_like(volumes[0])
-    for volume, frame in zip(volumes, frames, strict=True):
-        sizes = list(zip(frame, volume.shape[2:], strict=True))
-        here = (..., *(slice(max(0, by), size + min(0, by)) for by, size in sizes))
-        there = (..., *(slice(max(0, -by), size + min(0, -by)) for by, size in sizes))
-        total[here] += volume[there]
-        count[here] += 1
-    return total / count.clamp(min=1)
