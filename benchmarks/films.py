@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from conditions.cases import open_case
 from progressive_cascade.cli import build_parser
 from progressive_cascade.cli.radiographs import read_pair
 from progressive_cascade.inference.opposite import first_volume
@@ -36,7 +37,7 @@ from progressive_cascade.io.released import file_hash
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.training.cases import Case
 from progressive_cascade.training.simulation import SimulateBatch
-from refine import cases, open_case, scorer
+from refine import scorer
 
 RESULTS = Path(__file__).parent / "results"
 # Everything about a film but its crop and its height: source and field as a chest stand has them.
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path, name = options.results / "films.json", file_hash(options.weights)
     report: dict[str, Any] = read_json(path) if path.is_file() else {"rows": []}
     network = load_cascade(options.weights)
-    items = cases(options.dataset, phantoms=options.phantoms, mirrored=options.mirrored, test=False)
+    items = plan_cases(options.dataset, phantoms=options.phantoms, mirrored=options.mirrored, test=False)
     for number, (kind, item) in enumerate(items):
         item = {**item, "population": "clinical"} if kind == "phantom" else item
         who = item.get("case") or f"phantom_{item['seed']}"

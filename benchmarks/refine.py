@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conditions.cases import open_case, plan_cases
 from low_rank import with_low_rank
 from progressive_cascade import ConeBeam
 from progressive_cascade.attenuation import unit_to_hu
 from progressive_cascade.consistency import DataConsistency, estimate_noise
 from progressive_cascade.errors import UserError
-from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import parse_truth, score_volume
 from progressive_cascade.geometry.views import view_name
 from progressive_cascade.inference.inferers import CascadeInferer
@@ -45,7 +45,7 @@ from progressive_cascade.networks.stages import EXTENT
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.physics import Exposure
 from progressive_cascade.physics.simulate import expose
-from progressive_cascade.training.cases import Case, load_case
+from progressive_cascade.training.cases import Case
 
 RESULTS = Path(__file__).parent / "results"
 CONDITIONS = (
@@ -202,29 +202,6 @@ def measure_full(
     return rows
 
 
-def cases(dataset: Path | None, *, phantoms: int, mirrored: int, test: bool) -> list[tuple[str, dict[str, Any]]]:
-    """Items by kind: validation, mirror images of training patients and phantoms in turn, then test patients."""
-    made = [("phantom", item) for item in evaluation_items(num_phantoms=phantoms)] if phantoms else []
-    if dataset is None:
-        return made
-    if test:
-        return [("test", item) for item in evaluation_items(dataset, "test")]
-    training = sorted(evaluation_items(dataset, "training"), key=lambda item: "thorax" not in item["patient"])
-    strangers = [("mirrored", item) for item in training[:mirrored]]
-    mixed = [one for pair in zip(strangers, made, strict=False) for one in pair]
-    rest = strangers[len(made) :] + made[len(strangers) :]
-    return [("validation", item) for item in evaluation_items(dataset, "validation")] + mixed + rest
-
-
-def open_case(kind: str, item: dict[str, Any]) -> Case:
-    """Loads a case; a mirrored one as its mirror image, left for right."""
-    case = load_case(item)
-    if kind != "mirrored":
-        return case
-    valid = None if case.valid is None else case.valid[::-1].copy()
-    return Case(f"mirrored_{case.name}", case.patient, case.hu[::-1].copy(), case.affine, valid)
-
-
 def run(options: argparse.Namespace, path: Path) -> None:
     """Measure what is left."""
     full = options.grid == 256
@@ -235,7 +212,9 @@ def run(options: argparse.Namespace, path: Path) -> None:
     if report["settings"] != heading:
         raise UserError(f"{path} must be of the same weights and steps to go on with: move it away")
     network = load_cascade(weights)
-    for kind, item in cases(options.dataset, phantoms=options.phantoms, mirrored=options.mirrored, test=options.test):
+    for kind, item in plan_cases(
+        options.dataset, phantoms=options.phantoms, mirrored=options.mirrored, test=options.test
+    ):
         name, case = str(item.get("case", item["patient"])), None
         for condition in options.conditions:
             key = {"kind": kind, "case": name, "condition": condition}

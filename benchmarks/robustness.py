@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a reconstruction loses by what it was not told: wrong angles and distances, noise, uncalibrated pixels.
 
-    python benchmarks/robustness.py                          # five unseen phantoms; about an hour on one core
-    python benchmarks/robustness.py --dataset dataset        # a dataset's test patients in their place
+    python benchmarks/robustness.py --dataset dataset        # half an hour a case on one core
+    python benchmarks/robustness.py --phantoms 5             # unseen phantoms alone
     python benchmarks/robustness.py --conditions view_angle photons
     python benchmarks/robustness.py --quick                  # stage 1, one phantom, the ends of each curve: a minute
 
-The X-rays are taken as each condition says; the reconstruction believes in the nominal geometry, and in line integrals
+The X-rays are taken as each condition says; the reconstruction believes in the chest stand, and in line integrals
 unless it is told otherwise:
 
     view_angle   the lateral was taken so many degrees off, towards the front (left anterior oblique)
     distance     the patient stood nearer to the detector: source_to_isocenter is so many percent longer than assumed
+    pixel_size   the detector's pixels are so many percent larger than assumed
     photons      quantum noise of so many photons that a pixel would detect without a patient
-    scale        the line integrals are multiplied by an unknown factor, taken for calibrated and declared not to be
+    scale        the line integrals are multiplied by an unknown factor, taken for calibrated and told `scaled`
     offset       the line integrals are shifted by an unknown amount, likewise
-    grey_levels  display values, 500 times the line integral plus 100, which nobody takes for line integrals
-    missing_view the lateral is blank, which the command line would refuse
+    display      values as a picture shows them, windowed with a gamma of 0.7, told `display`
 
-Protocol `native` on the cascade's own grid, and how well the result explains the X-rays it was given. Writes
-``robustness.json`` after every point, goes on where an earlier run with the same weights stopped, and draws
+Every pair is reconstructed as `reconstruct` does it by default, refined on its radiographs. Scores are `native` at
+256³. Wrong lengths scale the answer and cannot be seen in the radiographs, so that those pairs, turned laterals and the
+nominal pair are also scored after a similarity alignment with the CT (`progressive_cascade.evaluation.alignment`).
+Without --dataset there are phantoms alone; with it also the validation CTs and mirror images of the first so many
+training CTs, the thoraxes first, whom the networks do not know.
+
+Writes ``robustness.json`` after every point, goes on where an earlier run with the same weights stopped, and draws
 ``robustness.png`` beside it, or into ``bundle/docs`` where every curve was measured into the default folder. What
 becomes of a missing, blank or repeated lateral is tried on the command line, too.
 """
@@ -27,42 +32,40 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from conditions.cases import open_case, plan_cases
 from conditions.missing_views import try_missing_views
-from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points, take_radiographs
-from progressive_cascade import ConeBeam, line_integrals, volume_affine
-from progressive_cascade.attenuation import hu_to_mu
-from progressive_cascade.consistency import agreement
+from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points
+from progressive_cascade import ConeBeam
 from progressive_cascade.errors import UserError
-from progressive_cascade.evaluation.baselines import EXTENT
-from progressive_cascade.evaluation.cases import evaluation_items
-from progressive_cascade.evaluation.metrics import parse_truth, reprojection_psnr, score_volume
-from progressive_cascade.evaluation.results import infer_hu
+from progressive_cascade.evaluation.alignment import align
+from progressive_cascade.evaluation.metrics import Truth, parse_truth, score_volume
 from progressive_cascade.evaluation.scores import CONFIDENCE, patient_means, summarize_values
-from progressive_cascade.geometry import VOLUME_SHAPE
-from progressive_cascade.inference.reconstruct import check_beam, default_checkpoint, load_cascade
+from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
+from progressive_cascade.inference.reconstruct import Reconstruction, default_checkpoint, load_cascade, reconstruct
+from progressive_cascade.inference.refine import DEFAULT_STEPS, REVISION
 from progressive_cascade.io import finite, read_json, save_json
 from progressive_cascade.io.released import file_hash
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.report.diagrams import Curve, Diagram
 from progressive_cascade.report.figures import curves_figure
-from progressive_cascade.training.cases import load_case
+from progressive_cascade.training.cases import Case
 
 MEASURES = {
     "native_psnr_3d_db": "PSNR [dB], native",
-    "native_body_psnr_3d_db": "PSNR in the body [dB], native",
-    "reprojection_psnr_db": "re-projection PSNR [dB]",
+    "native_body_mae_hu": "error in the body [HU]",
+    "unexplained": "unexplained by stage 1",
 }
-"""What is drawn, from top to bottom; the JSON has every score of the protocol."""
+"""What is drawn, from top to bottom; the JSON has every score that is kept."""
+KEPT = ("native_psnr_3d_db", "native_ssim_3d", "native_mae_hu", "native_body_psnr_3d_db", "native_body_mae_hu")
 RESULTS = Path(__file__).parent / "results"
-Summary = dict[tuple[str, float, bool], dict[str, Any]]
-"""Summaries of scores by condition, degree, and whether the radiographs were taken for calibrated."""
+Summary = dict[tuple[str, float, str], dict[str, Any]]
+"""Summaries of scores by condition, degree, and what was told of the intensities."""
 
 
 class Bench:
@@ -74,7 +77,7 @@ class Bench:
         device: where to reconstruct.
 
     Raises:
-        UserError: if the file there is of other weights.
+        UserError: if the file there is of other weights or another way of refining.
     """
 
     def __init__(self, checkpoint: Path, output: Path, device: str = "cpu") -> None:
@@ -83,12 +86,12 @@ class Bench:
         self.network = load_cascade(checkpoint, device)
         size = self.network.image_size
         pitch = ConeBeam().pixel_spacing[0] * ConeBeam().detector_shape[0] / size
-        self.beam = replace(ConeBeam(), detector_shape=(size, size), pixel_spacing=(pitch, pitch))
-        check_beam(self.network, self.beam)
+        self.stand = replace(ConeBeam(), detector_shape=(size, size), pixel_spacing=(pitch, pitch))
         settings = {
             "checkpoint": {"file": checkpoint.name, "sha256": file_hash(checkpoint)},
-            "geometry": self.beam.to_dict(),
-            "grid": self.network.grid,
+            "geometry": self.stand.to_dict(),
+            "grid": VOLUME_SHAPE[0],
+            "refine": {"steps": DEFAULT_STEPS, "revision": REVISION},
             "protocol": "native",
             "confidence": CONFIDENCE,
         }
@@ -96,7 +99,7 @@ class Bench:
         if self.path.is_file():
             earlier = read_json(self.path)
             if earlier.get("settings") != settings:
-                raise UserError(f"{self.path} must be of the same weights to go on with: move it away")
+                raise UserError(f"{self.path} must be of the same weights and steps to go on with: move it away")
             self.report.update({key: earlier[key] for key in ("missing_views", "rows")})
 
     @property
@@ -104,38 +107,37 @@ class Bench:
         """The file of all numbers."""
         return self.output / "robustness.json"
 
-    def measure(self, item: dict[str, Any], points: Sequence[Point]) -> None:
+    def measure(self, kind: str, item: dict[str, Any], points: Sequence[Point]) -> None:
         """Every point of a patient that is not in the file yet.
 
         Args:
-            item: of :func:`evaluation_items`.
+            kind: ``validation``, ``mirrored`` or ``phantom``.
+            item: of :func:`plan_cases`.
             points: what to measure.
         """
         name = str(item.get("case", item["patient"]))
-        done = {(row["case"], row["condition"], row["value"], row["calibrated"]) for row in self.report["rows"]}
-        left = [point for point in points if (name, point.condition, point.value, point.calibrated) not in done]
+        done = {(row["case"], row["condition"], row["value"], row["told"]) for row in self.report["rows"]}
+        left = [point for point in points if (name, point.condition, point.value, point.told) not in done]
         if not left:
             return
-        full, grid = load_case(item), self.network.grid
-        # The X-rays are of a volume finer than the reconstruction, where there is one.
-        fine, truth = full.at_grid(min(VOLUME_SHAPE[0], 2 * grid)), full.at_grid(grid)
-        reference = parse_truth(truth.hu, valid=truth.valid)
+        case = open_case(kind, item)
+        truth = parse_truth(case.hu, valid=case.valid)
         if not self.report["missing_views"]:
-            image, _ = take_radiographs(fine, self.beam, Point(NOMINAL, 0.0, True), seed=0)
-            self.report["missing_views"] = finite(try_missing_views(image[0, 0].numpy(), self.beam, self.checkpoint))
+            told = Point(NOMINAL, 0.0, "calibrated").perturbation(self.stand).take(case, seed=0)
+            self.report["missing_views"] = finite(try_missing_views(told.image[0], self.stand, self.checkpoint))
         for point in left:
-            image, calibrated = take_radiographs(fine, self.beam, point, seed=int(item.get("seed", 0)))
-            hu = infer_hu(self.network, image, self.beam, calibrated=calibrated)
-            scores = score_volume(hu, reference, ["native"])
-            mu = hu_to_mu(torch.from_numpy(hu))[None, None]
-            projected = line_integrals(mu, self.beam, affine=volume_affine((grid, grid, grid), EXTENT / grid))
-            scores["reprojection_psnr_db"] = reprojection_psnr(projected, image)
-            row = {"condition": point.condition, "value": point.value, "calibrated": calibrated, "case": name}
-            agreed = agreement(projected[0].numpy(), image[0].numpy(), self.beam.views)
-            row |= {"patient": item["patient"], "scores": {"cascade": scores}, "agreement": agreed}
+            start = time.process_time()
+            told = point.perturbation(self.stand).take(case, seed=int(item.get("seed", 0)))
+            known: dict[str, Any] = {"calibrated": told.intensities == "calibrated"}
+            known |= {} if known["calibrated"] else {"intensities": told.intensities}
+            result = reconstruct(told.image, told.beam, network=self.network, **known)
+            row = {"condition": point.condition, "value": point.value, "told": point.told, "case": name}
+            row |= {"patient": item["patient"], "kind": kind, **_score(result, case, truth, point)}
+            row["cpu_s"] = round(time.process_time() - start, 1)
             self.report["rows"].append(finite(row))
             save_json(self.report, self.path)
-            print(f"{name}  {point.condition} {point.value:g}: {scores['native_psnr_3d_db']:.2f} dB", flush=True)
+            psnr = row["scores"]["cascade"]["native_psnr_3d_db"]
+            print(f"{name}  {point.condition} {point.value:g} {point.told}: {psnr:.2f} dB", flush=True)
 
     def write(self, picture: Path) -> None:
         """Add the summary to the file and draw it.
@@ -145,8 +147,8 @@ class Bench:
         """
         summary = self._summarize()
         self.report["summary"] = [
-            {"condition": condition, "value": value, "calibrated": calibrated, "scores": scores}
-            for (condition, value, calibrated), scores in summary.items()
+            {"condition": condition, "value": value, "told": told, "scores": scores}
+            for (condition, value, told), scores in summary.items()
         ]
         save_json(finite(self.report), self.path)
         names = [name for name in CONDITIONS if any(row["condition"] == name for row in self.report["rows"])]
@@ -169,9 +171,9 @@ class Bench:
             curves_figure(rows, picture, title=title)
 
     def _summarize(self) -> Summary:
-        points: dict[tuple[str, float, bool], list[dict[str, Any]]] = {}
+        points: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
         for row in self.report["rows"]:
-            points.setdefault((row["condition"], row["value"], row["calibrated"]), []).append(row)
+            points.setdefault((row["condition"], row["value"], row["told"]), []).append(row)
         summary = {}
         for key, rows in points.items():
             means = {name: list(patient_means(rows, "cascade", name).values()) for name in rows[0]["scores"]["cascade"]}
@@ -179,20 +181,38 @@ class Bench:
         return summary
 
 
+def _score(result: Reconstruction, case: Case, truth: Truth, point: Point) -> dict[str, Any]:
+    """Scores of a reconstruction, those after an alignment under names that begin with ``aligned_``."""
+    found = score_volume(result.hu, truth, ["native"])
+    scores = {name: found[name] for name in KEPT}
+    scores["unexplained"] = result.refinement.residual_before if result.refinement else float("nan")
+    row: dict[str, Any] = {"scores": {"cascade": scores}}
+    if point.condition in (NOMINAL, "view_angle") or CONDITIONS[point.condition].is_length:
+        moved, similarity = align(result.hu, case.hu, spacing=VOXEL_SIZE, valid=case.valid)
+        after = score_volume(moved, truth, ["native"])
+        scores |= {f"aligned_{name}": after[name] for name in KEPT}
+        row["similarity"] = asdict(similarity)
+    return row
+
+
 def _diagram(summary: Summary, name: str, measure: str) -> Diagram:
     """The curves of one condition and one score."""
     condition, curves = CONDITIONS[name], []
-    for calibrated in condition.declared:
+    ways = [(told, "", f"told {told}") for told in condition.told]
+    if condition.is_length:
+        ways.append(("calibrated", "aligned_", "after alignment"))
+    for told, prefix, label in ways:
         found = {}
         for value in condition.values:
-            nominal = calibrated and value == condition.nominal
-            key = (NOMINAL, 0.0, True) if nominal else (name, float(value), calibrated)
-            if measure in summary.get(key, {}):
-                found[value] = summary[key][measure]
-        means = [score["mean"] for score in found.values()]
-        bands = [score["ci95"] or [score["mean"]] * 2 for score in found.values()]
-        label = "taken for calibrated" if calibrated else "declared uncalibrated"
-        curves.append(Curve(label, list(found), means, [low for low, _ in bands], [high for _, high in bands]))
+            nominal = told == "calibrated" and value == condition.nominal
+            scores = summary.get((NOMINAL, 0.0, told) if nominal else (name, float(value), told), {})
+            if prefix + measure in scores:
+                found[value] = scores[prefix + measure]
+        if found:
+            means = [score["mean"] for score in found.values()]
+            bands = [score["ci95"] or [score["mean"]] * 2 for score in found.values()]
+            low, high = ([band[end] for band in bands] for end in (0, 1))
+            curves.append(Curve(label, list(found), means, low, high))
     return Diagram(name.replace("_", " "), condition.label, MEASURES[measure], curves, log_x=condition.log_x)
 
 
@@ -205,8 +225,9 @@ def _trimmed(diagram: Diagram, *, first_row: bool, first_column: bool) -> Diagra
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--phantoms", type=int, help="unseen phantoms (default: 5, with --dataset 0, with --quick 1)")
-    parser.add_argument("--dataset", type=Path, help="folder written by `prepare`, whose test patients to take")
+    parser.add_argument("--phantoms", type=int, help="unseen phantoms (default: 2, with --quick 1)")
+    parser.add_argument("--mirrored", type=int, default=2, help="mirror images of so many training CTs (default: 2)")
+    parser.add_argument("--dataset", type=Path, help="folder written by `prepare`; without: phantoms alone")
     parser.add_argument("--checkpoint", type=Path, help="weights (default: the shipped ones, with --quick stage 1's)")
     parser.add_argument("--conditions", nargs="+", choices=list(CONDITIONS), default=list(CONDITIONS))
     parser.add_argument("--quick", action="store_true", help="one phantom, the ends of each curve")
@@ -215,7 +236,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="PNG file (default: in --output; of the full run in bundle/docs)")
     options = parser.parse_args(arguments)
     if options.phantoms is None:
-        options.phantoms = 0 if options.dataset else 1 if options.quick else 5
+        options.phantoms = 1 if options.quick else 2
     if options.checkpoint is None:
         stage1 = bundle_root() / "models" / "stage1_best.pt"
         options.checkpoint = stage1 if options.quick else default_checkpoint()
@@ -230,9 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     try:
         bench = Bench(options.checkpoint, options.output, options.device)
-        items = evaluation_items(options.dataset, num_phantoms=options.phantoms)
-        for item in items:
-            bench.measure(item, list(plan_points(options.conditions, quick=options.quick)))
+        for kind, item in plan_cases(options.dataset, phantoms=options.phantoms, mirrored=options.mirrored):
+            bench.measure(kind, item, list(plan_points(options.conditions, quick=options.quick)))
     except UserError as error:
         print(f"robustness: error: {error}", file=sys.stderr)
         return 2

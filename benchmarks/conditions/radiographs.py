@@ -6,20 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from progressive_cascade import ConeBeam
+from progressive_cascade.evaluation.perturbed import PERTURBATIONS, Perturbation
 from progressive_cascade.geometry.views import view_name
-from progressive_cascade.inference.transforms import to_line_integrals
-from progressive_cascade.physics import Exposure
-from progressive_cascade.physics.simulate import expose
-from progressive_cascade.training.cases import Case
 
 NOMINAL = "nominal"
 """The condition in which nothing is wrong."""
-_GREY_SCALE, _GREY_OFFSET = 500.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -30,36 +22,61 @@ class Condition:
         label: of the x axis.
         values: its degrees.
         nominal: the degree at which nothing is wrong; it is measured once for all conditions.
-        declared: whether the radiographs are said to be calibrated, a curve for each.
+        told: what the reconstruction is told of the intensities, a curve for each.
         log_x: whether the degrees are powers of ten.
+        is_length: whether it is a length that is wrong, which scales the answer.
     """
 
     label: str
     values: tuple[float, ...]
     nominal: float | None = None
-    declared: tuple[bool, ...] = (True,)
+    told: tuple[str, ...] = ("calibrated",)
     log_x: bool = False
+    is_length: bool = False
 
 
 CONDITIONS = {
     "view_angle": Condition("error of the lateral's angle [degrees]", (0, 1, 2, 5, 10), 0),
-    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 5, 10), 0),
-    "photons": Condition("photons per pixel", (1e6, 1e5, 1e4, 1e3), log_x=True),
-    "scale": Condition("unknown factor", (0.8, 0.9, 1.0, 1.1, 1.2), 1, (True, False)),
-    "offset": Condition("unknown offset", (0, 0.1, 0.3), 0, (True, False)),
-    "grey_levels": Condition("grey levels per unit", (_GREY_SCALE,), declared=(False,)),
-    "missing_view": Condition("blank laterals", (0, 1), 0, (True, False)),
+    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 5, 10), 0, is_length=True),
+    "pixel_size": Condition("error of the pixel spacing [%]", (0, 1, 2, 5), 0, is_length=True),
+    "photons": Condition("photons per pixel", (1e5, 1e4, 1e3), log_x=True),
+    "scale": Condition("unknown factor", (0.8, 0.9, 1.0, 1.1, 1.2), 1, ("calibrated", "scaled")),
+    "offset": Condition("unknown offset", (0, 0.1, 0.3), 0, ("calibrated", "scaled")),
+    "display": Condition("display curves", (1,), told=("display",)),
 }
 """Conditions by name."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A pair of radiographs to take: under which condition, to which degree, and whether said to be calibrated."""
+    """A pair of radiographs to take: under which condition, to which degree, and what is told of its intensities."""
 
     condition: str
     value: float
-    calibrated: bool
+    told: str
+
+    def perturbation(self, stand: ConeBeam) -> Perturbation:
+        """How such a pair is taken and told.
+
+        Args:
+            stand: the geometry that the reconstruction believes in.
+        """
+        value = self.value
+        if self.condition == "view_angle":
+            return Perturbation(stand, taken=replace(stand, views=(stand.views[0], view_name(90 - value))))
+        if self.condition == "distance":
+            longer = stand.source_to_isocenter * (1 + value / 100)
+            return Perturbation(stand, taken=replace(stand, source_to_isocenter=longer))
+        if self.condition == "pixel_size":
+            rows, columns = (pitch * (1 + value / 100) for pitch in stand.pixel_spacing)
+            return Perturbation(stand, taken=replace(stand, pixel_spacing=(rows, columns)))
+        if self.condition == "photons":
+            return Perturbation(stand, photons=value)
+        if self.condition == "scale":
+            return Perturbation(stand, intensities=self.told, change=lambda image: image * image.dtype.type(value))
+        if self.condition == "offset":
+            return Perturbation(stand, intensities=self.told, change=lambda image: image + image.dtype.type(value))
+        return replace(PERTURBATIONS["display curve" if self.condition == "display" else NOMINAL], told=stand)
 
 
 def plan_points(names: Sequence[str], *, quick: bool = False) -> Iterator[Point]:
@@ -72,50 +89,11 @@ def plan_points(names: Sequence[str], *, quick: bool = False) -> Iterator[Point]
     Yields:
         Points, each once.
     """
-    yield Point(NOMINAL, 0.0, True)
+    yield Point(NOMINAL, 0.0, "calibrated")
     for name in names:
         condition = CONDITIONS[name]
         values = (condition.values[0], condition.values[-1]) if quick else condition.values
-        for calibrated in condition.declared:
+        for told in condition.told:
             for value in dict.fromkeys(values):
-                if not (calibrated and value == condition.nominal):
-                    yield Point(name, float(value), calibrated)
-
-
-def take_radiographs(case: Case, beam: ConeBeam, point: Point, *, seed: int) -> tuple[Tensor, bool]:
-    """The radiographs of a patient under a condition.
-
-    Args:
-        case: the patient; the central rays meet in the middle of the grid.
-        beam: the nominal geometry.
-        point: what is wrong with them.
-        seed: of the noise.
-
-    Returns:
-        Line integrals (1, view, rows, cols) as the reconstruction gets them, and whether it takes them for true ones.
-    """
-    value, exposure = point.value, None
-    if point.condition == "view_angle":
-        beam = replace(beam, views=(beam.views[0], view_name(90 - value)))
-    elif point.condition == "distance":
-        beam = replace(beam, source_to_isocenter=beam.source_to_isocenter * (1 + value / 100))
-    elif point.condition == "photons":
-        exposure = Exposure(photons=value)
-    x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
-    image = expose(
-        torch.from_numpy(case.hu.astype(np.float32))[None, None],
-        beam.at((float(x), float(y), float(z))),
-        affine=case.affine,
-        exposure=exposure,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    if point.condition == "missing_view" and value:
-        image[:, 1] = 0
-    if point.condition == "scale":
-        return value * image, point.calibrated
-    if point.condition == "offset":
-        return image + value, point.calibrated
-    if point.condition == "grey_levels":
-        given, calibrated = to_line_integrals((value * image + _GREY_OFFSET)[0].numpy())
-        return torch.from_numpy(given)[None], calibrated
-    return image, point.calibrated
+                if not (told == "calibrated" and value == condition.nominal):
+                    yield Point(name, float(value), told)
