@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from conditions.cases import open_case
+from conditions.cases import open_case, plan_cases
 from progressive_cascade.cli import build_parser
 from progressive_cascade.cli.radiographs import read_pair
 from progressive_cascade.inference.opposite import first_volume

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from progressive_cascade.doors import door
 
 if TYPE_CHECKING:
+    from progressive_cascade.evaluation.alignment import Similarity, align
     from progressive_cascade.evaluation.baselines import training_mean, unlearned
     from progressive_cascade.evaluation.cases import evaluation_items
     from progressive_cascade.evaluation.metrics import (
@@ -29,7 +30,9 @@ __all__ = [
     "HEADLINES",
     "PROTOCOLS",
     "EvaluationReport",
+    "Similarity",
     "Truth",
+    "align",
     "body_mask",
     "confidence_interval",
     "evaluate_volume",
@@ -46,6 +49,7 @@ __all__ = [
 __getattr__ = door(
     __name__,
     {
+        "alignment": ("Similarity", "align"),
         "baselines": ("training_mean", "unlearned"),
         "cases": ("evaluation_items",),
         "metrics": ("body_mask", "evaluate_volume", "parse_truth", "reprojection_psnr", "score_volume"),

@@ -61,8 +61,9 @@ def align(
     Raises:
         ValueError: if shapes differ.
     """
-    if hu.shape != truth.shape or (valid is not None and valid.shape != truth.shape):
-        raise ValueError(f"hu and valid must have truth's shape {truth.shape}, got {hu.shape}")
+    for name, volume in (("hu", hu), ("valid", truth if valid is None else valid)):
+        if volume.shape != truth.shape:
+            raise ValueError(f"{name} must have truth's shape {truth.shape}, got {volume.shape}")
     fixed, moving = (_image(volume, spacing) for volume in (truth, hu))
     mask = None if valid is None else _image(valid, spacing, low=0, high=1)
     found = _register(fixed, moving, mask)
