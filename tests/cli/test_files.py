@@ -38,10 +38,12 @@ INTO_AN_INPUT = {
     "a calibration inside the dataset": ("calibrate", "--dataset", "in", "--output", "in/trust.json"),
     "an export inside the weights": ("export", "--models", "in", "--output", "in/zoo"),
     "a page over the CT it shows": ("report", "in/ct.nii", "--output", "soft.html"),
+    "scores over what they compare": ("compare", "in/pa.nii.gz", "in/ct.nii", "--output", "hard.json"),
     "two outputs in one place": ("phantom", "--seed", "1", "--output", "new.nii.gz", "--labels", "./new.nii.gz"),
 }
 OVER_A_FILE = {
     "calibrate": ("calibrate", "--dataset", "archive", "--output", "in/geometry.json"),
+    "compare": ("compare", "in/pa.nii.gz", "in/ct.nii", "--output", "in/geometry.json"),
     "demo": ("demo", "--output", "in"),
     "evaluate": ("evaluate", "--phantoms", "1", "--output", "in"),
     "phantom": ("phantom", "--seed", "1", "--output", "in/pa.nii.gz"),
@@ -84,6 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.symlink("in/pa.nii.gz", "soft.nii.gz")
     os.symlink("in/ct.nii", "soft.html")
     os.link("in/pa.nii.gz", "hard.nii.gz")
+    os.link("in/ct.nii", "hard.json")
     os.symlink("in", "linked")
     return tmp_path
 

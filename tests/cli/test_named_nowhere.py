@@ -52,7 +52,7 @@ def test_no_command_names_the_patient(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Single pairs with page, sigma's sidecar and DICOM, folders, simulated X-rays, reports."""
+    """Single pairs with page, sigma's sidecar and DICOM, folders, simulated X-rays, reports, comparisons."""
     place_coarsely(monkeypatch)
     out = tmp_path / "out"
     pair = ("--pa", person / "dx" / f"{PERSON}_1.dcm", "--lateral", person / "dx" / f"{PERSON}_2.dcm")
@@ -62,6 +62,8 @@ def test_no_command_names_the_patient(
     assert _run(out, capsys, "reconstruct", "--input", person / "dx", "--output", out / "many") == []
     assert len(list((out / "many").glob("case_*.nii.gz"))) == 2, "the CT and its radiographs"
     assert _run(out, capsys, "simulate", person / "ct", "--output", out / "xrays") == []
+    compared = ("--align", "--output", out / "scores.json", "--picture", out / "borders.png")
+    assert _run(out, capsys, "compare", out / "one" / "ct.nii.gz", person / "ct", *compared) == []
 
 
 def test_an_evaluation_does_not_name_the_patient(

@@ -16,7 +16,7 @@ from monai.bundle.scripts import run
 from progressive_cascade import ConeBeam, line_integrals, volume_affine
 from progressive_cascade.attenuation import hu_to_mu
 from progressive_cascade.cli import main
-from progressive_cascade.cli.evaluation import PROTOCOL_NAMES
+from progressive_cascade.cli.common import PROTOCOL_NAMES
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.baselines import (
     least_squares,

@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     from progressive_cascade import __version__
     from progressive_cascade.cli import (
         calibration,
+        comparison,
         dataset,
         demo,
         evaluation,
@@ -65,6 +66,7 @@ def build_parser() -> Parser:
     simulation.add_simulate(commands)
     reconstruction.add_reconstruct(commands)
     report.add_report(commands)
+    comparison.add_compare(commands)
     dataset.add_prepare(commands)
     training.add_train(commands)
     evaluation.add_evaluate(commands)

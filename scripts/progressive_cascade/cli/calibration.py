@@ -12,9 +12,9 @@ from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
     check_output_file,
-    natural,
     select_device,
 )
+from progressive_cascade.cli.numbers import natural
 from progressive_cascade.errors import UserError
 
 _JSON = (".json",)

@@ -8,7 +8,6 @@ import codecs
 import contextlib
 import ctypes
 import io
-import math
 import os
 import platform
 import sys
@@ -25,6 +24,8 @@ DISTRIBUTIONS = ("torch", "monai", "pytorch-ignite", "numpy", "scipy", "nibabel"
 """The packages whose versions go into reports."""
 DEVICE_HELP = "cpu, cuda, cuda:1, mps (default: cuda where there is one)"
 """Help of `--device`."""
+PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
+"""What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
 DEFAULT_REFINE_STEPS, MAX_REFINE_STEPS = 8, 1000
 """As in :mod:`progressive_cascade.inference.refine`, which needs torch."""
 
@@ -98,45 +99,6 @@ def keep_freed_memory() -> None:
             set_option(option, 1 << 30)
 
 
-def natural(text: str) -> int:
-    """An argument that is a whole number of 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """An argument that is a whole number of 1 or more."""
-    if natural(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, got {text!r}")
-    return int(text)
-
-
-def fraction(text: str) -> float:
-    """An argument that is a number in [0, 1)."""
-    return _number(text, "a number of at least 0 and below 1", lambda value: 0 <= value < 1)
-
-
-def amount(text: str) -> float:
-    """An argument that is a finite number of at least 0."""
-    return _number(text, "a number of at least 0", lambda value: 0 <= value < math.inf)
-
-
-def positive_amount(text: str) -> float:
-    """An argument that is a finite number above 0."""
-    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
-
-
-def _number(text: str, condition: str, holds: Callable[[float], bool]) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not holds(value):
-        raise argparse.ArgumentTypeError(f"must be {condition}, got {text!r}")
-    return value
-
-
 def add_preset(parser: argparse._ActionsContainer, what: str) -> None:
     """Adds `--preset` to a command or to a group of its options; `what` begins the help."""
     parser.add_argument(
@@ -145,6 +107,18 @@ def add_preset(parser: argparse._ActionsContainer, what: str) -> None:
         default="chest_stand",
         metavar="NAME",
         help=f"{what}: {', '.join(sorted(PRESETS))} (default: chest_stand)",
+    )
+
+
+def add_protocols(parser: argparse._ActionsContainer) -> None:
+    """Adds `--protocol`."""
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        choices=PROTOCOL_NAMES,
+        default=["native"],
+        metavar="NAME",
+        help="native x2ct perx2ct xmed (default: native)",
     )
 
 

@@ -13,9 +13,8 @@ from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
     check_output_folder,
-    fraction,
-    natural,
 )
+from progressive_cascade.cli.numbers import fraction, natural
 
 
 def add_prepare(commands: Any) -> None:

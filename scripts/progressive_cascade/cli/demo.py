@@ -14,10 +14,10 @@ from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
     check_output_folder,
-    natural,
     select_device,
     versions,
 )
+from progressive_cascade.cli.numbers import natural
 from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.results import CaseFiles, describe_case, describe_scores, fill_case
 from progressive_cascade.cli.simulation import simulate_radiographs

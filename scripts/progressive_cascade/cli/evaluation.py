@@ -15,15 +15,15 @@ from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
     add_preset,
+    add_protocols,
     add_refine,
     check_checkpoint,
     check_output_folder,
-    natural,
-    positive,
     select_device,
     versions,
 )
 from progressive_cascade.cli.evaluation_jobs import score_on_cluster
+from progressive_cascade.cli.numbers import natural, positive
 from progressive_cascade.cli.report import build_case
 from progressive_cascade.cli.simulation import simulate_radiographs
 from progressive_cascade.cli.weights import Weights
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from progressive_cascade.networks import ProgressiveCascade
     from progressive_cascade.training.cases import Case
 
-PROTOCOL_NAMES = ("native", "x2ct", "perx2ct", "xmed")
-"""What `--protocol` takes: the names of :data:`progressive_cascade.evaluation.metrics.PROTOCOLS`, which needs torch."""
 _CLINICAL = ("clinical_body_dice", "clinical_lungs_dice", "clinical_bone_dice", "clinical_lungs_surface_mm")
 _MEAN_PHANTOMS = 40
 _LISTS = ("evaluation_metrics.json", "evaluation_cases.csv", "evaluation_bland_altman.png")
@@ -89,14 +87,7 @@ def add_evaluate(commands: Any) -> None:
     add_preset(parser, "geometry of the X-rays")
     parser.add_argument("--num-samples", type=positive, metavar="N", help="at most N cases")
     parser.add_argument("--sample-idx", type=natural, metavar="I", help="case I alone, counted from 0")
-    parser.add_argument(
-        "--protocol",
-        nargs="+",
-        choices=PROTOCOL_NAMES,
-        default=["native"],
-        metavar="NAME",
-        help="native x2ct perx2ct xmed (default: native)",
-    )
+    add_protocols(parser)
     parser.add_argument("--no-baselines", action="store_false", dest="baselines", help="score the cascade alone")
     add_refine(parser)
     parser.add_argument("--save-nifti", action="store_true", help="also write the reconstructions")

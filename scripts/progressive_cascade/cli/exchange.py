@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from progressive_cascade.cli.common import add_command, amount, check_output_folder, positive, positive_amount
+from progressive_cascade.cli.common import add_command, check_output_folder
+from progressive_cascade.cli.numbers import amount, positive, positive_amount
 from progressive_cascade.cli.radiographs import check_settings
 from progressive_cascade.cli.service import NOT_INSTALLED, RUNNER, add_worker_options, start_log, worker_settings
 from progressive_cascade.errors import UserError

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from progressive_cascade.cli.common import add_command, add_overwrite, check_output_file, natural, positive
+from progressive_cascade.cli.common import add_command, add_overwrite, check_output_file
+from progressive_cascade.cli.numbers import natural, positive
 from progressive_cascade.cli.simulation import NIFTI, simulate_radiographs
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE, ConeBeam

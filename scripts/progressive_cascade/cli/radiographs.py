@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from progressive_cascade.cli.common import positive_amount
+from progressive_cascade.cli.numbers import positive_amount
 from progressive_cascade.cli.weights import OtherWeights
 from progressive_cascade.cli.xrays import EXPOSURE_FILE, read_exposure
 from progressive_cascade.errors import GeometryError, UserError

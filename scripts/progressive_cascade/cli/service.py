@@ -23,9 +23,8 @@ from progressive_cascade.cli.common import (
     check_checkpoint,
     check_output_folder,
     describe_error,
-    positive,
-    positive_amount,
 )
+from progressive_cascade.cli.numbers import positive, positive_amount
 from progressive_cascade.errors import RunError, UserError
 
 RUNNER = "progressive_cascade.cli.service:load_runner"

@@ -13,11 +13,9 @@ from progressive_cascade.cli.common import (
     add_command,
     add_overwrite,
     add_preset,
-    amount,
     check_output_folder,
-    natural,
-    positive_amount,
 )
+from progressive_cascade.cli.numbers import amount, natural, positive_amount
 from progressive_cascade.cli.xrays import folder_files, write_xrays
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam, load_geometry

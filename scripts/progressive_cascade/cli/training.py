@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder, natural, positive
+from progressive_cascade.cli.common import add_command, add_overwrite, check_output_folder
+from progressive_cascade.cli.numbers import natural, positive
 from progressive_cascade.cli.training_processes import run_processes
 from progressive_cascade.cli.training_recipe import check_recipe_options, run_recipe
 from progressive_cascade.cli.training_runs import StageRun, parse_overrides, plan_runs

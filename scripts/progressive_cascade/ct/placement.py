@@ -144,7 +144,7 @@ def place_ct(
     cube, valid = _sample(hu, affine, target, field, shape=shape, spacing=spacing)
     if remove_table:
         skin = body.with_skin().astype(np.float32)
-        cube[_resample(skin, body.affine, target, shape=shape, surround=0.0) < 0.5] = AIR_HU
+        cube[resample(skin, body.affine, target, shape=shape, surround=0.0) < 0.5] = AIR_HU
     return PreparedCase(
         hu=np.rint(cube).clip(MIN_HU, MAX_HU).astype(np.int16),
         valid=valid.astype(np.uint8),
@@ -181,9 +181,9 @@ def _sample(
     """The CT on the cube [HU], and where the scanner measured."""
     hu, affine = _crop_slices(hu, affine, target, shape=shape)
     inside = np.broadcast_to(field[:, :, None].astype(np.float32), hu.shape)
-    valid = _resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
+    valid = resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
     smooth = _low_pass(hu, np.linalg.norm(affine[:3, :3], axis=0), spacing)
-    return _resample(smooth, affine, target, shape=shape, surround=AIR_HU), valid
+    return resample(smooth, affine, target, shape=shape, surround=AIR_HU), valid
 
 
 def _fingerprint(hu: np.ndarray) -> str:
@@ -255,7 +255,7 @@ def _low_pass(hu: np.ndarray, spacing: np.ndarray, target_spacing: float) -> np.
     return ndimage.gaussian_filter(hu, sigma, mode="nearest") if sigma.any() else hu
 
 
-def _resample(
+def resample(
     volume: np.ndarray,
     affine: np.ndarray,
     target: np.ndarray,
@@ -265,13 +265,26 @@ def _resample(
     mode: str = "bilinear",
     padding: str = "border",
 ) -> np.ndarray:
-    """Samples a volume on the cube; with `surround`, that value follows it across, and its end slices along z."""
+    """Samples a volume on another grid.
+
+    Args:
+        volume: array (i, j, k).
+        affine: 4x4, its voxel index to RAS mm.
+        target: 4x4, that of the other grid.
+        shape: voxels of the other grid.
+        surround: what follows the volume across, its end slices going on along z; default: see `padding`.
+        mode: ``bilinear`` or ``nearest``.
+        padding: what lies beyond, ``border`` (the nearest voxel) or ``zeros``.
+
+    Returns:
+        float32 array of that shape.
+    """
     if surround is not None:
         volume = np.pad(volume, ((1, 1), (1, 1), (0, 0)), constant_values=surround)
         shift = np.eye(4)
         shift[:2, 3] = -1
         affine = affine @ shift
-    resample = SpatialResample(mode=mode, padding_mode=padding, dtype=np.float32)
+    sampler = SpatialResample(mode=mode, padding_mode=padding, dtype=np.float32)
     image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume))[None], affine=torch.from_numpy(affine))
-    out = resample(image, dst_affine=torch.from_numpy(target), spatial_size=shape)
+    out = sampler(image, dst_affine=torch.from_numpy(target), spatial_size=shape)
     return np.asarray(out)[0]

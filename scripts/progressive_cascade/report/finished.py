@@ -114,5 +114,7 @@ def _read_radiographs(path: Path, expected: tuple[int, ...]) -> np.ndarray:
 def _read_truth(path: Path, hu: np.ndarray) -> np.ndarray:
     truth, _ = read_nifti(path)
     if truth.shape != hu.shape:
-        raise UserError(f"--truth {path} must have the reconstruction's {hu.shape} voxels, got {truth.shape}")
+        raise UserError(
+            f"--truth {path} must have the reconstruction's {hu.shape} voxels, got {truth.shape}; see `compare`"
+        )
     return truth
