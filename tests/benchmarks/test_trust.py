@@ -15,7 +15,9 @@ from progressive_cascade.inference.trust import Line, Term, Trust
 from published.trust import TRUST_TABLES
 from trust import expect_all
 
-TRUST = Trust({}, "", 8, {"body_mae_hu": Line(4.0, (Term("noise", 1.0, 0.0, 1.0, -1.0, 1.0),), -0.1, 0.1)}, {}, "two")
+TRUST = Trust(
+    {}, "", 8, 3, {"body_mae_hu": Line(4.0, (Term("noise", 1.0, 0.0, 1.0, -1.0, 1.0),), -0.1, 0.1)}, {}, "two"
+)
 
 
 def _record(patient: str, noise: float | None, true: float) -> dict[str, Any]:

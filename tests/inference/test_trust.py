@@ -18,10 +18,11 @@ from progressive_cascade.ct.tissues import TISSUES
 from progressive_cascade.errors import UserError
 from progressive_cascade.inference import expect
 from progressive_cascade.inference.reconstruct import Reconstruction, default_checkpoint, wide_checkpoint
-from progressive_cascade.inference.refine import RefinementReport
+from progressive_cascade.inference.refine import REVISION, RefinementReport
 from progressive_cascade.inference.signs import SIGNS, measure_signs
 from progressive_cascade.inference.trust import Line, Term, Trust, load_trust, unknown
 from progressive_cascade.io.released import file_hash
+from progressive_cascade.paths import bundle_root
 
 BEAM = ConeBeam(detector_shape=(128, 128), pixel_spacing=(3.36, 3.36))
 REPORT = RefinementReport(8, 8, "steps", 0.2, 0.1, 0.25, 0.15)
@@ -36,7 +37,13 @@ def _trust(**changes: Any) -> Trust:
         Term("beyond", 0.0, 0.0, 1.0, 0.0, 0.0),
     )
     lines = {"body_mae_hu": Line(4.5, terms, -0.2, 0.3), "psnr_3d_db": Line(24.0, terms[:1], -1.0, 1.5, False)}
-    known = {"checkpoints": {"a" * 64: "model.pt"}, "uncertainty": "", "refine_steps": 8, "sigma": {}}
+    known = {
+        "checkpoints": {"a" * 64: "model.pt"},
+        "uncertainty": "",
+        "refine_steps": 8,
+        "refine_revision": REVISION,
+        "sigma": {},
+    }
     return Trust(**{**known, "lines": lines, "calibrated_on": "two patients", **changes})
 
 
@@ -147,8 +154,22 @@ def test_other_weights_and_other_steps_get_no_number(tmp_path: Path, monkeypatch
         assert found == unknown("it is calibrated for CTs refined in 8 steps")
     badly = replace(REPORT, stopped="unexplained", steps=0)
     assert "explained worse" in expect.expect_error(_result(refinement=badly), BEAM, network, weights)["reason"]
+    older = _trust(checkpoints={file_hash(weights): "mine.pt"}, refine_revision=REVISION - 1)
+    monkeypatch.setattr(expect, "load_trust", lambda: older)
+    assert "another way of refining" in expect.expect_error(_result(), BEAM, network, weights)["reason"]
+    monkeypatch.setattr(expect, "load_trust", lambda: replace(older, refine_revision=REVISION))
     posed = replace(REPORT, calibration=[{"known": "calibrated", "pose": {}}])
     assert "pose" in expect.expect_error(_result(refinement=posed), BEAM, network, weights)["reason"]
+
+
+def test_shipped_calibration_belongs_to_todays_refining(tmp_path: Path) -> None:
+    """Whoever changes what refining does must calibrate again; a file that does not say its way is of an older one."""
+    shipped = bundle_root() / "models" / "trust.json"
+    assert load_trust(shipped).refine_revision == REVISION
+    content = json.loads(shipped.read_text(encoding="utf-8"))
+    del content["refine_revision"]
+    (tmp_path / "trust.json").write_text(json.dumps(content), encoding="utf-8")
+    assert load_trust(tmp_path / "trust.json").refine_revision == 0
 
 
 def test_signs_are_finite_and_tell_a_second_opinion(small_cascade: Any) -> None:

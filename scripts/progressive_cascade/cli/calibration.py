@@ -93,7 +93,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
     """Reconstructs what is left, fits, writes."""
     from progressive_cascade.evaluation.trials import Trials, plan_trials
     from progressive_cascade.evaluation.trust import fit_trust
-    from progressive_cascade.inference.refine import DEFAULT_STEPS
+    from progressive_cascade.inference.refine import DEFAULT_STEPS, REVISION
     from progressive_cascade.io import finite, save_json
     from progressive_cascade.io.released import file_hash
     from progressive_cascade.paths import record_trained
@@ -109,6 +109,7 @@ def run_calibrate(options: argparse.Namespace) -> None:
         checkpoints={file_hash(path): path.name for path in (own, wide)},
         uncertainty=file_hash(sigma),
         refine_steps=DEFAULT_STEPS,
+        refine_revision=REVISION,
     )
     save_json(finite(content), output)
     record_trained(output)

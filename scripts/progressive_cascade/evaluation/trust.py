@@ -107,7 +107,8 @@ def fit_trust(records: Sequence[Mapping[str, Any]], **about: Any) -> tuple[dict[
 
     Args:
         records: of :meth:`.trials.Trials.collect`.
-        about: what else the file says: ``checkpoints``, ``uncertainty``, ``refine_steps``.
+        about: what else the file says: ``checkpoints``, ``uncertainty``, ``refine_steps``,
+            ``refine_revision``.
     """
     lines, rows = fit_errors(records)
     told_rightly = [r for r in records if not r["undeclared"] and r["group"] == "patients"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.inference.reconstruct import Reconstruction, load_cascade, wide_checkpoint
+from progressive_cascade.inference.refine import REVISION
 from progressive_cascade.inference.signs import looked_for_pose, measure_signs
 from progressive_cascade.inference.trust import Trust, default_trust, load_trust, unknown
 from progressive_cascade.inference.uncertainty import default_uncertainty, load_uncertainty, predict_sigma
@@ -72,6 +73,8 @@ def _reason(trust: Trust, result: Reconstruction, checkpoint: Path) -> str:
         known = " and ".join(trust.checkpoints.values())
         return f"it is calibrated for the released {known} alone, not for weights of SHA-256 {own[:8]}"
     report = result.refinement
+    if trust.refine_revision != REVISION:
+        return "it is calibrated for another way of refining; progressive-cascade calibrate makes it anew"
     if report is None or (report.stopped == "steps" and report.steps < trust.refine_steps):
         return f"it is calibrated for CTs refined in {trust.refine_steps} steps"
     if report.stopped == "unexplained":

@@ -124,6 +124,7 @@ class Trust:
         checkpoints: names of the weights it belongs to, by SHA-256.
         uncertainty: SHA-256 of the network of sigma.
         refine_steps: in which stage 1 was refined.
+        refine_revision: in which way (:data:`.refine.REVISION`).
         lines: by error.
         sigma: factor and exponent by tissue; empty: sigma is left as it is.
         calibrated_on: in words.
@@ -132,6 +133,7 @@ class Trust:
     checkpoints: Mapping[str, str]
     uncertainty: str
     refine_steps: int
+    refine_revision: int
     lines: Mapping[str, Line]
     sigma: Mapping[str, tuple[float, float]]
     calibrated_on: str
@@ -242,7 +244,9 @@ def _parse(content: Mapping[str, Any]) -> Trust:
     sigma = {name: _pair(content["sigma"][name]) for name in TISSUES} if content["sigma"] else {}
     checkpoints = {str(key): str(value) for key, value in content["checkpoints"].items()}
     said = str(content["calibrated_on"])
-    return Trust(checkpoints, str(content["uncertainty"]), int(content["refine_steps"]), lines, sigma, said)
+    # A file that does not say it is older than the number.
+    way = {key: int(content.get(key, 0)) for key in ("refine_steps", "refine_revision")}
+    return Trust(checkpoints, str(content["uncertainty"]), lines=lines, sigma=sigma, calibrated_on=said, **way)
 
 
 def parse_line(values: Mapping[str, Any]) -> Line:
