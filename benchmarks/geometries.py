@@ -20,30 +20,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from progressive_cascade import ConeBeam
 from progressive_cascade.errors import GeometryError
 from progressive_cascade.evaluation.cases import evaluation_items
 from progressive_cascade.evaluation.metrics import evaluate_volume
+from progressive_cascade.evaluation.perturbed import PERTURBATIONS, Perturbation
 from progressive_cascade.inference.reconstruct import default_checkpoint, load_cascade, reconstruct, wide_checkpoint
-from progressive_cascade.inference.transforms import to_line_integrals
 from progressive_cascade.io import read_json, save_json
 from progressive_cascade.io.released import file_hash
-from progressive_cascade.physics.simulate import expose
 from progressive_cascade.training.cases import load_case
 from progressive_cascade.training.data import FIRST_SEEDS, phantom_items
 
 RESULTS = Path(__file__).parent / "results"
-# A detector of 430 mm, as wide as the cube in the isocenter's plane of a chest stand.
-_PITCH = 0.84
 
 
-def beams() -> dict[str, ConeBeam]:
-    """Geometries by condition."""
+def conditions() -> dict[str, Perturbation]:
+    """How a pair is taken and told, by condition."""
     stand = ConeBeam()
-    return {
+    shapes = {
         "nominal": stand,
         "source at 1000 mm": ConeBeam(800.0, 1000.0),
         "source at 1200 mm": ConeBeam(1000.0, 1200.0),
@@ -52,9 +46,12 @@ def beams() -> dict[str, ConeBeam]:
         "turned 10°": replace(stand, views=("rao9.5", "lao81_caudal4")),
         "AP at the bedside": ConeBeam.preset("bedside_ap"),
         "right lateral": replace(stand, views=("pa", "right_lateral")),
-        "gain 0.8, told scaled": stand,
-        "gain 1.2, told scaled": stand,
-        "display curve": stand,
+    }
+    return {
+        **{name: Perturbation(told=beam) for name, beam in shapes.items()},
+        "gain 0.8, told scaled": PERTURBATIONS["gain 0.8, told scaled"],
+        "gain 1.2, told scaled": Perturbation(intensities="scaled", change=lambda image: 1.2 * image),
+        "display curve": PERTURBATIONS["display curve"],
     }
 
 
@@ -70,21 +67,13 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 def measure(item: dict[str, Any], condition: str, weights: Path) -> dict[str, float] | None:
     """Scores and seconds of one reconstruction; None where the weights do not take the geometry."""
     case = load_case(item)
-    x, y, z, _ = case.affine @ np.array([*((np.array(case.hu.shape) - 1) / 2), 1.0])
-    beam = beams()[condition].at((float(x), float(y), float(z)))
-    hu = torch.from_numpy(case.hu.astype(np.float32))[None, None]
-    image = expose(hu, beam, affine=case.affine)[0].numpy()
-    known: dict[str, Any] = {"calibrated": True}
-    if condition.startswith("gain"):
-        factor = float(condition.split()[1].rstrip(","))
-        image, known = factor * image, {"calibrated": False, "intensities": "scaled"}
-    if condition == "display curve":
-        low, high = np.percentile(image, [0.5, 99.5], axis=(1, 2), keepdims=True)
-        shown = np.clip((image - low) / (high - low), 0, 1) ** 0.7
-        image, known = to_line_integrals(shown, display=True)[0], {"calibrated": False, "intensities": "display"}
+    told = conditions()[condition].take(case, seed=0)
+    known: dict[str, Any] = {"calibrated": told.intensities == "calibrated"}
+    if not known["calibrated"]:
+        known["intensities"] = told.intensities
     start = time.monotonic()
     try:
-        result = reconstruct(image, beam, network=load_cascade(weights), **known)
+        result = reconstruct(told.image, told.beam, network=load_cascade(weights), **known)
     except GeometryError:
         return None
     seconds = time.monotonic() - start
@@ -105,7 +94,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, help="folder written by `prepare`")
     parser.add_argument("--sections", nargs="+", default=["validation", "test"], choices=("validation", "test"))
     parser.add_argument("--phantoms", type=int, default=4)
-    parser.add_argument("--conditions", nargs="+", default=list(beams()), choices=list(beams()))
+    parser.add_argument("--conditions", nargs="+", default=list(conditions()), choices=list(conditions()))
     parser.add_argument("--weights", nargs="+", default=["any", "stand"], choices=("any", "stand"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
