@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pydicom import dcmread
 
 from progressive_cascade.errors import RunError
 from progressive_cascade.service.delivery import Delivery
-from progressive_cascade.service.dicom_node import Node, start_listener
+from progressive_cascade.service.dicom_node import Node, short_hash, start_listener
 from progressive_cascade.service.dicomweb import Archive
 from tests.support.dicom_nodes import pacs_at, send_to
 from tests.support.service import radiographs, wait_for, watching
@@ -109,6 +110,33 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url}/system").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_what_an_archive_lists_no_more_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it lists is taken once, however often it is looked at; a mark it no longer needs goes after a day."""
+    archive, taken = Archive("http://archive.invalid"), []
+    listed = [("1", "2", "3"), ("1", "2", "4")]
+    (path,) = radiographs(tmp_path / "given")[:1]
+
+    def retrieve(*instance: str) -> Any:
+        taken.append(instance)
+        return dcmread(path)
+
+    monkeypatch.setattr(archive, "_radiographs", lambda: iter(listed))
+    monkeypatch.setattr(archive._client, "retrieve_instance", retrieve)
+
+    def look() -> set[str]:
+        archive._next = 0.0
+        archive.look(tmp_path / "in", tmp_path / "seen")
+        return {mark.name for mark in (tmp_path / "seen").iterdir()}
+
+    marks = look()
+    assert len(marks) == 2 and look() == marks and taken == listed
+    gone = listed.pop()
+    assert look() == marks, "an archive may be slow to list what it has"
+    for mark in (tmp_path / "seen").iterdir():
+        os.utime(mark, (0, 0))
+    assert look() == {short_hash("3")} and taken == [*listed, gone]
 
 
 def test_orthanc_gets_a_ct_series_for_a_pair(tmp_path: Path, orthanc: tuple[str, int]) -> None:

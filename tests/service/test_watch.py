@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,24 @@ def test_pairs_are_done_or_failed_and_nothing_is_lost(tmp_path: Path, caplog: py
     assert (tmp_path / "out" / "Doe" / "ct.nii.gz").is_file()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"Doe"}
     assert "Doe" not in caplog.text and "done" in caplog.text
+
+
+def test_what_takes_long_beside_the_looks_holds_no_pair_up(tmp_path: Path) -> None:
+    """While a series is sent for minutes pairs are taken; it is not begun twice."""
+    sends, is_over = [], threading.Event()
+
+    def send() -> None:
+        sends.append(1)
+        is_over.wait(60)
+
+    source = tmp_path / "in"
+    with watching(tmp_path, each=send):
+        wait_for(lambda: len(sends) == 1)
+        _put(source, "later")
+        wait_for(lambda: "done/later/later_pa.png" in _names(source))
+        assert len(sends) == 1
+        is_over.set()
+        wait_for(lambda: len(sends) > 1)
 
 
 def test_a_pair_is_done_once_whatever_interrupts(tmp_path: Path) -> None:

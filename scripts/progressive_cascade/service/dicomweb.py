@@ -19,6 +19,8 @@ MODALITIES = ("DX", "CR")
 _STUDY, _SERIES, _INSTANCE, _FAILED = "0020000D", "0020000E", "00080018", "00081198"
 _BATCH = 32
 _PAUSE, _TIMEOUT = 10.0, 60.0
+_FORGOTTEN = 86400.0
+"""What an archive has not listed for so long [s] is not remembered."""
 
 
 class Archive:
@@ -46,16 +48,18 @@ class Archive:
 
         Args:
             folder: a watch's input.
-            seen: folder that remembers what was taken.
+            seen: folder that remembers what was taken, until the archive does not list it any more.
         """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _PAUSE
         seen.mkdir(parents=True, exist_ok=True)
+        begun = time.time()
         try:
             for study, series, instance in self._radiographs():
                 mark = seen / short_hash(instance)
                 if mark.exists():
+                    mark.touch()
                     continue
                 dataset = self._client.retrieve_instance(study, series, instance)
                 with tempfile.TemporaryDirectory() as name:
@@ -63,6 +67,9 @@ class Archive:
                     dataset.save_as(path, enforce_file_format=True)
                     keep_object(path, folder)
                 mark.touch()
+            for mark in seen.iterdir():
+                if mark.stat().st_mtime < begun - _FORGOTTEN:
+                    mark.unlink()
         except Exception as error:  # requests, the client and pydicom raise what they like
             LOG.warning("the archive was not read, again in %g s: %s", _PAUSE, type(error).__name__)
 

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +78,12 @@ class Watch:
             shutil.rmtree(left, ignore_errors=True)
 
     def run(self, each: Callable[[], None] = lambda: None) -> None:
-        """Looks until it is asked to stop; `each` is called after every look."""
-        with ThreadPoolExecutor(self._count) as pool:
+        """Looks until it is asked to stop; `each` is called after every look, beside the next ones while it takes long.
+
+        What `each` raises ends the watch.
+        """
+        beside: Future[None] | None = None
+        with ThreadPoolExecutor(self._count + 1) as pool:
             while not self.is_stopping.is_set():
                 for pair in self.settled():
                     with self._lock:
@@ -87,7 +91,10 @@ class Watch:
                             continue
                         self._busy.add(pair.case)
                     pool.submit(self._see_to, pair)
-                each()
+                if beside is None or beside.done():
+                    if beside is not None:
+                        beside.result()
+                    beside = pool.submit(each)
                 self.is_stopping.wait(self.settings.poll_seconds)
         for worker in self._workers:
             worker.stop()
