@@ -151,8 +151,10 @@ def test_calibration_is_what_trust_reads(tmp_path: Path, monkeypatch: pytest.Mon
     assert "21 reconstructions of 5 CTs" in loaded.calibrated_on and "2 unseen phantoms" in loaded.calibrated_on
     for record in records[:5]:
         signs = {name: float("nan") if value is None else value for name, value in record["signs"].items()}
-        found = loaded.expect(signs)["body_mae_hu"]
-        assert found["value"] == pytest.approx(record["errors"]["body_mae_hu"], rel=0.1)
+        found = loaded.expect(signs)
+        assert found["body_mae_hu"]["value"] == pytest.approx(record["errors"]["body_mae_hu"], rel=0.1)
+        assert found["psnr_3d_db"]["value"] == pytest.approx(record["errors"]["psnr_3d_db"], abs=0.1)
+    assert "expected_mae" in [term.name for term in loaded.lines["psnr_3d_db"].terms if term.slope]
     judged = report["errors"]["body_mae_hu"]["all"]
     assert judged["cases"] == 21 and judged["rank_correlation"] > 0.95 and judged["coverage"] > 0.8
     changed = [{**r, "errors": {**r["errors"], "body_mae_hu": 900.0}} if r["patient"] == "3" else r for r in records]

@@ -67,6 +67,16 @@ def test_expected_error_grows_with_what_was_unexplained() -> None:
         assert values == sorted(values) and values[0] < values[2]
 
 
+def test_what_follows_from_the_first_error_is_told_from_what_is_expected_of_it() -> None:
+    """By hand: an MAE expected one deviation above its center takes 2 dB away; for too large a body none is told."""
+    follows = (Term("expected_mae", -2.0, 4.9 - 0.5, 0.5, 3.0, 6.0), Term("body", 1.0, 0.0, 1.0, -1.0, 1.0))
+    trust = _trust(lines={**_trust().lines, "psnr_3d_db": Line(24.0, follows, -1.0, 1.5, False)})
+    assert trust.expect(SEEN)["body_mae_hu"]["value"] == pytest.approx(math.exp(4.9))
+    assert trust.expect(SEEN)["psnr_3d_db"]["value"] == pytest.approx(22.0)
+    assert "psnr_3d_db" not in trust.expect({**SEEN, "body": 3.0})
+    assert "expected_mae" not in trust.expect(SEEN)["signs"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

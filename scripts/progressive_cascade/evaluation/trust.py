@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from progressive_cascade.evaluation.ridge import (
 from progressive_cascade.evaluation.sigma import fit_sigma, sigma_report
 from progressive_cascade.evaluation.trials import ERRORS
 from progressive_cascade.inference.signs import SIGNS
-from progressive_cascade.inference.trust import CONFIDENCE, parse_line
+from progressive_cascade.inference.trust import CONFIDENCE, EXPECTED, FIRST, parse_line
 
 CANDIDATES: tuple[str, ...] = (
     *("residual_before", "residual_after", "held_out_after", "first_shape", "first_worst", "spread"),
@@ -37,6 +38,8 @@ CANDIDATES: tuple[str, ...] = (
     *(f"{name}{SQUARE}" for name in ("dense_hu", "lung_hu")),
 )
 """Terms to choose from: few, because a dozen patients teach few."""
+FOLLOWS: dict[str, tuple[str, ...]] = {"psnr_3d_db": (EXPECTED, "body")}
+"""Errors that follow from the one that is expected first, with what they may follow from."""
 LOGARITHMIC = {"body_mae_hu": True, "psnr_3d_db": False, "lungs_surface_mm": True, "body_surface_mm": True}
 """Errors whose logarithm the line is of."""
 _GUARDS = ("beyond", "residual_before", "body", "lung_share")
@@ -50,7 +53,8 @@ _CHEST_LUNG_SHARE = 0.1
 
 def make_table(records: Sequence[Mapping[str, Any]], error: str) -> tuple[Table, list[Mapping[str, Any]]]:
     """The cases that have an error, as a table, and their records."""
-    kept = [record for record in records if record["errors"][error] is not None]
+    needed = {error, FIRST} if error in FOLLOWS else {error}
+    kept = [record for record in records if all(record["errors"][name] is not None for name in needed)]
     if error == "lungs_surface_mm":
         kept = [record for record in kept if record["signs"]["lung_share"] >= _CHEST_LUNG_SHARE]
     values = np.array([[_number(record["signs"][name]) for name in SIGNS] for record in kept])
@@ -84,14 +88,31 @@ def fit_errors(records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], li
         table, kept = make_table(records, error)
         if len(np.unique(table.patients)) < _LEAST_PATIENTS:
             continue
-        lines[error] = _fit_error(table, LOGARITHMIC[error])
-        rows += _unseen_rows(table, kept, error)
+        first = make_table(kept, FIRST)[0] if error in FOLLOWS else None
+        lines[error] = _fit_error(_with_expected(table, first, np.ones(len(kept), dtype=bool)), error)
+        rows += _unseen_rows(table, first, kept, error)
     return lines, rows
 
 
-def _fit_error(table: Table, logarithmic: bool) -> dict[str, Any]:
+def _with_expected(table: Table, first: Table | None, seen: np.ndarray) -> Table:
+    """The table, with what is expected of the first error as a sign, where there is a table of that.
+
+    Each patient that is seen is expected by the other ones that are, the others by all that are seen.
+    """
+    if first is None:
+        return table
+    known = first.rows(seen)
+    names, penalty = choose_terms(known, CANDIDATES)
+    found = fit_line(known, names, penalty).predict(first)
+    found[seen] = predict_unseen(known, names, penalty)
+    values = np.concatenate((table.values, found[:, None]), axis=1)
+    return replace(table, names=[*table.names, EXPECTED], values=values)
+
+
+def _fit_error(table: Table, error: str) -> dict[str, Any]:
     """The line of an error, as its file holds it."""
-    names, penalty = choose_terms(table, CANDIDATES)
+    logarithmic = LOGARITHMIC[error]
+    names, penalty = choose_terms(table, FOLLOWS.get(error, CANDIDATES))
     misses = table.targets - predict_unseen(table, names, penalty)
     below, above = conformal_bounds(misses, table.weights, CONFIDENCE)
     fit = fit_line(table, names, penalty)
@@ -170,17 +191,20 @@ def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _unseen_rows(table: Table, kept: Sequence[Mapping[str, Any]], error: str) -> list[dict[str, Any]]:
+def _unseen_rows(
+    table: Table, first: Table | None, kept: Sequence[Mapping[str, Any]], error: str
+) -> list[dict[str, Any]]:
     """Each patient by all that the others chose: terms, line, interval, and the range in which a number is given."""
     rows = []
     for patient in np.unique(table.patients):
         others = table.patients != patient
-        line = parse_line(_fit_error(table.rows(others), LOGARITHMIC[error]))
+        given = _with_expected(table, first, others)
+        line = parse_line(_fit_error(given.rows(others), error))
         for index in np.flatnonzero(~others).tolist():
             record = kept[index]
             told = {key: record[key] for key in ("name", "patient", "group", "perturbation")}
             row = {"error": error, **told, "true": float(record["errors"][error])}
-            signs = {name: _number(value) for name, value in record["signs"].items()}
+            signs = dict(zip(given.names, given.values[index].tolist(), strict=True))
             unlike = bool(line.problems(signs))
             value, *ends = line.expect(signs)
             rows.append({**row, "expected": None if unlike else value, "interval": None if unlike else ends})

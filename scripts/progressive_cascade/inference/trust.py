@@ -8,7 +8,8 @@ Of each error a line through a few :mod:`signs <.signs>`, standardised on the ca
 (of a PSNR, which is a log already, itself) was fitted on reconstructions whose truth is known
 (:mod:`progressive_cascade.evaluation.trust`). The interval adds the quantiles of what the fit missed on patients that
 it had not seen (split conformal prediction: Lei et al. 2018, doi 10.1080/01621459.2017.1307116). What looks like no
-case of the calibration gets no number.
+case of the calibration gets no number. What is expected of the error in the body is a sign itself: the PSNR follows
+from it, being of the same errors in a cube that the body fills more or less.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ TRUST_FILE = "trust.json"
 """File name of the shipped calibration in the bundle's `models`."""
 UNITS = {"body_mae_hu": "HU", "psnr_3d_db": "dB", "lungs_surface_mm": "mm", "body_surface_mm": "mm"}
 """Errors that are expected, with their units: in the body, of the scanned volume, and mean distances of borders."""
+FIRST = "body_mae_hu"
+"""The error that is expected before all others; without it none is."""
+EXPECTED = "expected_mae"
+"""What is expected of it, as a sign of the others."""
 CONFIDENCE = 0.9
 """Share of unseen cases whose error the interval shall hold."""
 SQUARE = "²"
@@ -68,7 +73,7 @@ class Term:
 
     def problem(self, value: float) -> str:
         """Why a value cannot be used; empty: it can."""
-        said = SIGNS[self.sign]
+        said = _SAID[self.sign]
         if not math.isfinite(value):
             return "" if self.optional else f"{said.removeprefix(_LOG)} is not to be had"
         if self.low <= value <= self.high:
@@ -152,17 +157,16 @@ class Trust:
             ``text``, what to print; by error ``value``, ``interval`` and ``unit``; ``confidence``, ``calibrated_on``.
             For a case unlike the calibration's no error but ``reason``.
         """
+        first = self.lines[FIRST]
+        if problems := first.problems(signs):
+            return unknown(f"unlike the cases of the calibration: {'; '.join(problems)}")
+        known = {**signs, EXPECTED: math.log(first.expect(signs)[0])}
         errors: dict[str, Any] = {}
-        problems: list[str] = []
-        for name, line in self.lines.items():
-            found = line.problems(signs)
-            if found:
-                problems += found
-                continue
-            value, low, high = line.expect(signs)
-            errors[name] = {"value": value, "interval": [low, high], "unit": UNITS[name]}
-        if "body_mae_hu" not in errors:
-            return unknown(f"unlike the cases of the calibration: {'; '.join(dict.fromkeys(problems))}")
+        for name, unit in UNITS.items():
+            line = self.lines.get(name)
+            if line is not None and not line.problems(known):
+                value, low, high = line.expect(known)
+                errors[name] = {"value": value, "interval": [low, high], "unit": unit}
         about = {"confidence": CONFIDENCE, "calibrated_on": self.calibrated_on}
         return {"text": in_words(errors), **errors, **about, "signs": dict(signs)}
 
@@ -196,7 +200,7 @@ def in_words(errors: Mapping[str, Mapping[str, Any]]) -> str:
         >>> in_words({"body_mae_hu": {"value": 91.0, "interval": [70.0, 120.0]}})
         'expect errors of about 91 HU inside the body (70 to 120 in 9 cases of 10)'
     """
-    error = errors["body_mae_hu"]
+    error = errors[FIRST]
     low, high = error["interval"]
     said = f"expect errors of about {error['value']:.0f} HU inside the body ({low:.0f} to {high:.0f} in 9 cases of 10)"
     borders = [f"{what} to about {_with_ends(errors[key])}" for key, what in _BORDERS.items() if key in errors]
@@ -209,6 +213,7 @@ def _with_ends(error: Mapping[str, Any]) -> str:
 
 
 _LOG = "log of "
+_SAID = {**SIGNS, EXPECTED: "log of the error expected in the body [HU]"}
 _BORDERS = {"lungs_surface_mm": "the lungs", "body_surface_mm": "the body"}
 
 
@@ -241,6 +246,8 @@ def _parse(content: Mapping[str, Any]) -> Trust:
     if unknown_errors := set(content["errors"]) - set(UNITS):
         raise ValueError(f"unknown errors {sorted(unknown_errors)}")
     lines = {name: parse_line(values) for name, values in content["errors"].items()}
+    if FIRST not in lines:
+        raise ValueError(f"no line of {FIRST}")
     sigma = {name: _pair(content["sigma"][name]) for name in TISSUES} if content["sigma"] else {}
     checkpoints = {str(key): str(value) for key, value in content["checkpoints"].items()}
     said = str(content["calibrated_on"])
@@ -260,7 +267,7 @@ def parse_line(values: Mapping[str, Any]) -> Line:
     numbers = [intercept, below, above]
     for term in terms:
         numbers += [term.slope, term.center, term.scale, term.low, term.high]
-        if term.sign not in SIGNS or not term.scale > 0 or not term.low <= term.high:
+        if term.sign not in _SAID or not term.scale > 0 or not term.low <= term.high:
             raise ValueError(f"impossible term {term.name}")
     if not all(math.isfinite(number) for number in numbers) or not below <= 0 <= above:
         raise ValueError("impossible numbers of a line")
