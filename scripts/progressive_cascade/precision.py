@@ -32,6 +32,11 @@ def has_fast(dtype: torch.dtype, device_type: str) -> bool:
     return check is not None and bool(check())
 
 
+def usual_device() -> str:
+    """``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def mixed_precision(device_type: str, dtype: torch.dtype = torch.bfloat16) -> AbstractContextManager[Any]:
     """Autocast where the device is fast at it, float32 elsewhere.
 

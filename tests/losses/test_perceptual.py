@@ -256,7 +256,7 @@ def test_training_writes_weights_that_the_loss_reads(
     monkeypatch.setattr(script, "generate_phantom", crude_phantom)
     ct = str(_write_ct(tmp_path / "ct.nii.gz", rng.choice([-1000, -700, 40, 400], (12, 24, 24))))
     output = tmp_path / "models" / "trained.pt"
-    options = ["--phantoms", "1", "--phantom-size", "24", "--minutes", "0.005", "--size", "16", "--batch", "2"]
+    options = ["--phantoms", "1", "--phantom-size", "24", "--steps", "2", "--size", "16", "--batch", "2"]
     script.main([*options, "--ct", ct, "--validation-ct", ct, "--output", str(output)])
     printed = capsys.readouterr().out
     assert "held-out phantom: pixel_accuracy" in printed and "held-out ct: pixel_accuracy" in printed

@@ -93,7 +93,7 @@ def test_training_learns_two_pictures():
     images = torch.nn.functional.interpolate(torch.from_numpy(phantom_pair())[:, None], (96, 96), mode="area")
     kinds = torch.tensor([0, 1])
     assert vary(images, torch.Generator().manual_seed(0)).shape == (2, 1, 64, 64)
-    network = train_orientation(images, kinds, steps=30, batch_size=4)
+    network, _ = train_orientation(images, kinds, steps=30, batch_size=4)
     assert accuracy(network, images, kinds, repeats=8) > 0.3
 
 

@@ -220,8 +220,10 @@ def select_device(name: str | None) -> str:
     """
     import torch
 
+    from progressive_cascade.precision import usual_device
+
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return usual_device()
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -5,7 +5,8 @@
 
 Radiographs of phantoms and of the training CTs are simulated from many directions and distances, some of them of a CT
 whose field of view cuts the body; each step draws a crop, a tone curve, noise, a collimation and a marker for every
-one. The validation CTs choose nothing: their accuracy is printed.
+one. The validation CTs choose nothing: their accuracy is printed. An interrupted training goes on from its last
+hundred steps.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ from torch.nn import functional as F
 from progressive_cascade.ct.datalist import load_datalist
 from progressive_cascade.geometry import ConeBeam, volume_affine
 from progressive_cascade.io import atomic_path, read_state
+from progressive_cascade.io.released import file_hash
 from progressive_cascade.phantom import generate_phantom
 from progressive_cascade.physics.simulate import expose
+from progressive_cascade.precision import usual_device
 from progressive_cascade.radiograph.orientation import (
     NUM_COPIES,
     SIZE,
@@ -36,6 +38,7 @@ from progressive_cascade.radiograph.orientation import (
     standardized,
 )
 from progressive_cascade.training.cases import load_case
+from progressive_cascade.training.progress import Progress
 
 _GRID, _SPACING = 64, 5.6
 _SHAPE = (_GRID, _GRID, _GRID)
@@ -168,7 +171,8 @@ def train_orientation(
     seed: int = 0,
     start: Path | None = None,
     checkpoint: Path | None = None,
-) -> OrientationNet:
+    device: str = "cpu",
+) -> tuple[OrientationNet, Progress]:
     """Trains the network to find, among copies of a picture, the one that is read.
 
     Args:
@@ -179,24 +183,28 @@ def train_orientation(
         rate: the largest, after a tenth of the steps.
         seed: of weights, order and variation.
         start: weights to go on from; None: from nothing.
-        checkpoint: where the state is kept every 100 steps, and read from if the file is there; None: nowhere.
+        checkpoint: where the state is kept every 100 steps, and gone on from; None: nowhere.
+        device: where to train.
 
     Returns:
-        The network in eval mode.
+        The network in eval mode, on the CPU, and what keeps the state, to be ended when the weights are written.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = OrientationNet()
     if start is not None:
         network.load_state_dict(read_state(start))
+    network, kinds = network.to(device), kinds.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "generator": generator}
-    first = _resume(parts, checkpoint)
+    settings = {"steps": steps, "batch_size": batch_size, "rate": rate, "seed": seed, "pictures": len(images)}
+    progress = Progress(checkpoint, parts, {**settings, "start": file_hash(start) if start else ""})
+    first = progress.resume()
     began, losses = time.perf_counter(), []
     for step in range(first + 1, steps + 1):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
-        loss = _loss(network, vary(images[chosen], generator), kinds[chosen], generator)
+        loss = _loss(network, vary(images[chosen], generator).to(device), kinds[chosen], generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -205,26 +213,8 @@ def train_orientation(
         if step % _REPORT == 0 or step == steps:
             mean = sum(losses[-_REPORT:]) / len(losses[-_REPORT:])
             print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
-            _keep(parts, step, checkpoint)
-    return network.eval()
-
-
-def _keep(parts: Mapping[str, Any], step: int, checkpoint: Path | None) -> None:
-    if checkpoint is None:
-        return
-    state = {name: part.get_state() if name == "generator" else part.state_dict() for name, part in parts.items()}
-    with atomic_path(checkpoint) as temporary:
-        torch.save({**state, "step": step}, temporary)
-
-
-def _resume(parts: Mapping[str, Any], checkpoint: Path | None) -> int:
-    """The step that was reached; 0 where there is no checkpoint."""
-    if checkpoint is None or not checkpoint.is_file():
-        return 0
-    state = torch.load(checkpoint, weights_only=True)
-    for name, part in parts.items():
-        part.set_state(state[name]) if name == "generator" else part.load_state_dict(state[name])
-    return int(state["step"])
+            progress.keep(step)
+    return network.eval().cpu(), progress
 
 
 def _loss(network: OrientationNet, pictures: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:
@@ -273,20 +263,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=3e-3, help="the largest, after a tenth of the steps")
     parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--output", type=Path, default=default_weights())
+    parser.add_argument("--device", default=usual_device(), help="default: cuda where there is one")
     options = parser.parse_args(argv)
     random = np.random.default_rng(0)
     images, kinds = _training_pictures(options.dataset, options.phantoms, random)
     print(f"{len(images)} pictures", flush=True)
-    checkpoint = options.output.with_name(f"{options.output.stem}_checkpoint.pt")
-    network = train_orientation(
-        images, kinds, steps=options.steps, rate=options.rate, start=options.start, checkpoint=checkpoint
-    )
+    given = {name: getattr(options, name) for name in ("steps", "rate", "start", "device")}
+    network, progress = train_orientation(images, kinds, checkpoint=Progress.beside(options.output), **given)
     unseen = [simulate_pictures(hu, 40, random) for hu in _cts(options.dataset, "validation")]
     if unseen:
         images, kinds = (torch.cat(tensors) for tensors in zip(*unseen, strict=True))
         print(f"validation CTs: {accuracy(network, images, kinds):.4f} of {3 * len(images)} pictures right")
     with atomic_path(options.output) as temporary:
         torch.save(network.state_dict(), temporary)
+    progress.end()
     print(options.output)
     return 0
 

@@ -6,13 +6,14 @@ slices with wrong calibration, noise and blur, so that it has to recognise tissu
 trunk is kept, as a bare half-precision state dict:
 
     python -m progressive_cascade.training.perceptual --dataset DATASET
+
+An interrupted training goes on from its last hundred steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,15 @@ from progressive_cascade.io import atomic_path
 from progressive_cascade.losses.perceptual import CT_WEIGHTS, VGG16Trunk
 from progressive_cascade.paths import bundle_root
 from progressive_cascade.phantom import LABELS, generate_phantom
-from progressive_cascade.precision import mixed_precision
+from progressive_cascade.precision import mixed_precision, usual_device
+from progressive_cascade.training.progress import Progress
 
 # Upper ends [HU] of air, lung, fat, soft tissue, bone; the gaps between them (partial volumes) are not scored.
 _TISSUES = ((-2000.0, -950.0), (-950.0, -500.0), (-200.0, -20.0), (-20.0, 120.0), (150.0, 4000.0))
 _IGNORED = 255
 _SMOOTHING_MM = 1.5  # noise of a voxel must not decide its name
 _LEARNING_RATE = 1e-3
+_KEEP_EVERY = 100
 _HELD_OUT_SEED = 10_000  # phantoms from here on are only looked at for the accuracy
 
 
@@ -165,34 +168,46 @@ def class_weights(cases: Sequence[Case], num_classes: int) -> Tensor:
     return weights / (weights * share).sum()
 
 
-def train(model: TissueNamer, cases: dict[str, list[Case]], *, minutes: float, batch: int, size: int, seed: int) -> int:
-    """Minimise the cross entropy of all sources' heads over one shared trunk, for a fixed wall time.
+def train(
+    model: TissueNamer,
+    cases: dict[str, list[Case]],
+    *,
+    steps: int,
+    batch: int,
+    size: int,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> Progress:
+    """Minimise the cross entropy of all sources' heads over one shared trunk.
 
     Args:
-        model: trained in place.
+        model: trained in place, on its device.
         cases: volumes by source.
-        minutes: wall time [min]; the learning rate follows the share of it that has passed.
+        steps: of AdamW, with a cosine.
         batch: views per step, all sources together.
         size: side of the views [pixels].
         seed: seed of views and distortions.
+        checkpoint: where the state is kept, and gone on from; None: nowhere.
 
     Returns:
-        The number of steps.
+        What keeps the state, to be ended when the weights are written.
     """
     rng = np.random.default_rng(seed)
-    weights = {source: class_weights(cases[source], count) for source, count in model.num_classes.items()}
+    device = next(model.parameters()).device
+    weights = {source: class_weights(cases[source], count).to(device) for source, count in model.num_classes.items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
-    start = time.perf_counter()
-    step, report, progress = 0, 0.0, 0.0
-    while progress < 1:
+    settings = {"steps": steps, "batch": batch, "size": size, "seed": seed}
+    settings |= {f"{source} cases": len(volumes) for source, volumes in cases.items()}
+    progress = Progress(checkpoint, {"model": model, "optimizer": optimizer, "views": rng}, settings)
+    for step in range(progress.resume(), steps):
         for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * progress))
+            group["lr"] = _LEARNING_RATE * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
         images, names = {}, {}
         for source, volumes in cases.items():
             views = [draw_view(volumes, size, rng) for _ in range(max(1, batch // len(cases)))]
-            images[source] = hu_to_unit(distort(torch.cat([view[0] for view in views]), rng))
-            names[source] = torch.cat([view[1] for view in views]).long()
-        with mixed_precision("cpu"):
+            images[source] = hu_to_unit(distort(torch.cat([view[0] for view in views]), rng)).to(device)
+            names[source] = torch.cat([view[1] for view in views]).long().to(device)
+        with mixed_precision(device.type):
             logits = model(images)
         losses = [
             F.cross_entropy(logits[source], names[source], weights[source], ignore_index=_IGNORED) for source in cases
@@ -202,26 +217,25 @@ def train(model: TissueNamer, cases: dict[str, list[Case]], *, minutes: float, b
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step += 1
-        progress = (time.perf_counter() - start) / (60 * minutes)
-        if progress >= report:
-            print(f"{progress:4.0%}  step {step}  loss {loss.item():.4f}", flush=True)
-            report += 0.05
-    return step
+        if (step + 1) % max(1, steps // 20) == 0:
+            print(f"{(step + 1) / steps:4.0%}  step {step + 1}  loss {loss.item():.4f}", flush=True)
+        if (step + 1) % _KEEP_EVERY == 0:
+            progress.keep(step + 1)
+    return progress
 
 
 @torch.no_grad()
 def accuracy(model: TissueNamer, source: str, cases: Sequence[Case], every: int = 12) -> dict[str, float]:
     """Pixel accuracy, and its mean over classes, on undistorted whole slices of all three planes."""
     num_classes = model.num_classes[source]
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)
+    confusion, device = torch.zeros(num_classes, num_classes, dtype=torch.long), next(model.parameters()).device
     for case in cases:
         for axis in range(3):
             for index in range(every // 2, case.hu.shape[axis], every):
                 image = hu_to_unit(case.hu.select(axis, index)[None, None].float())
                 truth = case.classes.select(axis, index).flatten().long()
-                with mixed_precision("cpu"):
-                    guess = model({source: image})[source].argmax(1).flatten()
+                with mixed_precision(device.type):
+                    guess = model({source: image.to(device)})[source].argmax(1).flatten().cpu()
                 scored = truth != _IGNORED
                 pairs = truth[scored] * num_classes + guess[scored]
                 confusion += torch.bincount(pairs, minlength=num_classes**2).view(num_classes, -1)
@@ -236,7 +250,7 @@ def accuracy(model: TissueNamer, source: str, cases: Sequence[Case], every: int 
 def save_trunk(trunk: VGG16Trunk, path: Path) -> None:
     """Write the trunk's bare half-precision state dict; a reader never meets half a file."""
     with atomic_path(path) as temporary:
-        torch.save({name: value.half().contiguous() for name, value in trunk.state_dict().items()}, temporary)
+        torch.save({name: value.half().cpu().contiguous() for name, value in trunk.state_dict().items()}, temporary)
 
 
 def find_ct(dataset: Path | None, section: str, files: Sequence[Path]) -> list[Path]:
@@ -258,10 +272,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ct-spacing", type=float, default=2.0, help="voxel size for CTs [mm]")
     parser.add_argument("--phantoms", type=int, default=16, help="number of training phantoms")
     parser.add_argument("--phantom-size", type=int, default=128, help="voxels a side over 358.4 mm")
-    parser.add_argument("--minutes", type=float, default=8.0, help="wall time of the training")
+    parser.add_argument("--steps", type=int, default=1000, help="half a second each on one core")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=96, help="side of the training views [pixels]")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default=usual_device(), help="default: cuda where there is one")
     return parser.parse_args(arguments)
 
 
@@ -280,17 +295,11 @@ def main(command_line: Sequence[str] | None = None) -> None:
             group["ct"] = [load_ct(path, arguments.ct_spacing) for path in paths]
     sizes = {"phantom": phantom_classes()[1], "ct": len(_TISSUES)}
     model = TissueNamer({source: sizes[source] for source in cases})
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    steps = train(
-        model,
-        cases,
-        minutes=arguments.minutes,
-        batch=arguments.batch,
-        size=arguments.size,
-        seed=arguments.seed,
-    )
-    print(f"trained {steps} steps of {arguments.batch} views in {arguments.minutes:g} min")
+    model = model.to(arguments.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    given = {name: getattr(arguments, name) for name in ("steps", "batch", "size", "seed")}
+    progress = train(model, cases, checkpoint=Progress.beside(arguments.output), **given)
     save_trunk(model.trunk, arguments.output)
+    progress.end()
     for source in cases.keys() & held_out.keys():
         scores = accuracy(model, source, held_out[source])
         print(f"held-out {source}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))

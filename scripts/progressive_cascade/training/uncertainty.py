@@ -55,15 +55,17 @@ from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.networks.uncertainty import UncertaintyHead
 from progressive_cascade.physics import Exposure
 from progressive_cascade.physics.simulate import expose, jittered_beam
-from progressive_cascade.precision import mixed_precision
+from progressive_cascade.precision import mixed_precision, usual_device
 from progressive_cascade.training.cases import load_case
 from progressive_cascade.training.checkpoints import HalfPrecisionState
+from progressive_cascade.training.progress import Progress
 
 FIRST_SEED = 500_000
 """Seed of the first phantom, between those of the cascade's training and validation."""
 _HELD_OUT_EVERY = 8
 _LEARNING_RATE = 2e-3
 _WARM_UP_STEPS = 20
+_KEEP_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,16 @@ def _stack(cases: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     return inputs, rms**2, weight
 
 
-def train(head: UncertaintyHead, cases: Sequence[dict[str, Tensor]], *, steps: int, batch: int, seed: int) -> None:
-    """Minimise the negative log likelihood, in place.
+def train(
+    head: UncertaintyHead,
+    cases: Sequence[dict[str, Tensor]],
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    checkpoint: Path | None = None,
+) -> Progress:
+    """Minimise the negative log likelihood, in place, on the network's device.
 
     Args:
         head: the network.
@@ -210,19 +220,24 @@ def train(head: UncertaintyHead, cases: Sequence[dict[str, Tensor]], *, steps: i
         steps: of the optimizer.
         batch: cases per step.
         seed: of their order.
+        checkpoint: where the state is kept, and gone on from; None: nowhere.
+
+    Returns:
+        What keeps the state, to be ended when the weights are written.
     """
-    rng = np.random.default_rng(seed)
+    rng, device = np.random.default_rng(seed), next(head.parameters()).device
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
-    order: list[int] = []
+    rounds = math.ceil(steps * batch / len(cases))
+    order = np.concatenate([rng.permutation(len(cases)) for _ in range(rounds)])[: steps * batch].reshape(steps, batch)
+    settings = {"steps": steps, "batch": batch, "seed": seed, "cases": len(cases)}
+    progress = Progress(checkpoint, {"head": head, "optimizer": optimizer}, settings)
     losses = []
-    for step in range(steps):
+    for step in range(progress.resume(), steps):
         for group in optimizer.param_groups:
             decay = 0.5 + 0.5 * math.cos(math.pi * step / steps)
             group["lr"] = _LEARNING_RATE * min((step + 1) / _WARM_UP_STEPS, decay)
-        while len(order) < batch:
-            order += rng.permutation(len(cases)).tolist()
-        inputs, mse, weight = _stack([cases[order.pop(0)] for _ in range(batch)])
-        with mixed_precision("cpu"):
+        inputs, mse, weight = (part.to(device) for part in _stack([cases[index] for index in order[step]]))
+        with mixed_precision(device.type):
             log_sigma = head(inputs)
         loss = gaussian_nll(log_sigma, mse, weight)
         optimizer.zero_grad(set_to_none=True)
@@ -234,6 +249,9 @@ def train(head: UncertaintyHead, cases: Sequence[dict[str, Tensor]], *, steps: i
         if (step + 1) % max(1, steps // 20) == 0:
             print(f"{(step + 1) / steps:4.0%}  step {step + 1}  nll {np.mean(losses):.4f}", flush=True)
             losses.clear()
+        if (step + 1) % _KEEP_EVERY == 0:
+            progress.keep(step + 1)
+    return progress
 
 
 @torch.inference_mode()
@@ -276,7 +294,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="where to reconstruct")
+    parser.add_argument("--device", default=usual_device(), help="default: cuda where there is one")
     return parser.parse_args(arguments)
 
 
@@ -290,16 +308,17 @@ def main(command_line: Sequence[str] | None = None) -> int:
         print(f"training.uncertainty: error: {error}", file=sys.stderr)
         return 2
     torch.manual_seed(arguments.seed)
-    head = UncertaintyHead()
-    start = time.process_time()
-    train(head, cases[False], steps=arguments.steps, batch=arguments.batch, seed=arguments.seed)
-    print(f"trained on {len(cases[False])} cases in {time.process_time() - start:.0f} CPU-s")
+    head = UncertaintyHead().to(arguments.device)
+    given = {name: getattr(arguments, name) for name in ("steps", "batch", "seed")}
+    progress = train(head, cases[False], checkpoint=Progress.beside(arguments.output), **given)
+    head = head.cpu()
     remember_cascade(head, arguments.checkpoint)
     # Calibrated as it is shipped: rounded to half precision.
     save_head(head, arguments.output)
     head = load_uncertainty(arguments.output)
     scores = calibrate(head, cases[True])
     save_head(head, arguments.output)
+    progress.end()
     print(f"{len(cases[True])} held-out cases: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     print(f"wrote {arguments.output} ({arguments.output.stat().st_size / 1e6:.2f} MB)")
     return 0
