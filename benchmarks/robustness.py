@@ -18,8 +18,9 @@ unless it is told otherwise:
     display      values as a picture shows them, windowed with a gamma of 0.7, told `display`
 
 Every pair is reconstructed as `reconstruct` does it by default, refined on its radiographs. Scores are `native` at
-256³. Wrong lengths scale the answer and cannot be seen in the radiographs, so that those pairs, turned laterals and the
-nominal pair are also scored after a similarity alignment with the CT (`progressive_cascade.evaluation.alignment`).
+256³. Wrong lengths scale the answer: those pairs, turned laterals and the nominal pair are also scored after a
+similarity alignment with the CT (`progressive_cascade.evaluation.alignment`), and pairs of wrong lengths also taken for
+as large as stage 1 explains them best (`--find-size`).
 Without --dataset there are phantoms alone; with it also the validation CTs and mirror images of the first so many
 training CTs, the thoraxes first, whom the networks do not know.
 
@@ -40,18 +41,21 @@ from typing import Any
 
 from conditions.cases import open_case, plan_cases
 from conditions.missing_views import try_missing_views
-from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points
+from conditions.radiographs import CONDITIONS, LOOKED_FOR, NOMINAL, Point, plan_points
 from progressive_cascade import ConeBeam
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.alignment import align
 from progressive_cascade.evaluation.metrics import Truth, parse_truth, score_volume
+from progressive_cascade.evaluation.perturbed import Told
 from progressive_cascade.evaluation.scores import CONFIDENCE, patient_means, summarize_values
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
 from progressive_cascade.inference.reconstruct import Reconstruction, default_checkpoint, load_cascade, reconstruct
 from progressive_cascade.inference.refine import DEFAULT_STEPS, REVISION
+from progressive_cascade.inference.size import at_size, find_size
 from progressive_cascade.io import finite, read_json, save_json
 from progressive_cascade.io.released import file_hash
 from progressive_cascade.paths import bundle_root
+from progressive_cascade.radiograph.pair import Pair
 from progressive_cascade.report.diagrams import Curve, Diagram
 from progressive_cascade.report.figures import curves_figure
 from progressive_cascade.training.cases import Case
@@ -128,9 +132,7 @@ class Bench:
         for point in left:
             start = time.process_time()
             told = point.perturbation(self.stand).take(case, seed=int(item.get("seed", 0)))
-            known: dict[str, Any] = {"calibrated": told.intensities == "calibrated"}
-            known |= {} if known["calibrated"] else {"intensities": told.intensities}
-            result = reconstruct(told.image, told.beam, network=self.network, **known)
+            result = self._reconstruct(told, look_for_size=point.told == LOOKED_FOR)
             row = {"condition": point.condition, "value": point.value, "told": point.told, "case": name}
             row |= {"patient": item["patient"], "kind": kind, **_score(result, case, truth, point)}
             row["cpu_s"] = round(time.process_time() - start, 1)
@@ -138,6 +140,16 @@ class Bench:
             save_json(self.report, self.path)
             psnr = row["scores"]["cascade"]["native_psnr_3d_db"]
             print(f"{name}  {point.condition} {point.value:g} {point.told}: {psnr:.2f} dB", flush=True)
+
+    def _reconstruct(self, told: Told, *, look_for_size: bool) -> Reconstruction:
+        """As `reconstruct` does it by default, or with `--find-size`."""
+        if told.intensities != "calibrated":
+            known = {"calibrated": False, "intensities": told.intensities}
+            return reconstruct(told.image, told.beam, network=self.network, **known)
+        pair = Pair(told.image, None, told.beam, "calibrated")
+        if look_for_size and (found := find_size(self.network, pair)).is_wrong:
+            pair = at_size(pair, found.size)
+        return reconstruct(pair.image, told.beam, network=self.network, weights=pair.weights)
 
     def write(self, picture: Path) -> None:
         """Add the summary to the file and draw it.
@@ -187,7 +199,8 @@ def _score(result: Reconstruction, case: Case, truth: Truth, point: Point) -> di
     scores = {name: found[name] for name in KEPT}
     scores["unexplained"] = result.refinement.residual_before if result.refinement else float("nan")
     row: dict[str, Any] = {"scores": {"cascade": scores}}
-    if point.condition in (NOMINAL, "view_angle") or CONDITIONS[point.condition].is_length:
+    lengths = point.condition in CONDITIONS and CONDITIONS[point.condition].is_length
+    if point.told == "calibrated" and (lengths or point.condition in (NOMINAL, "view_angle")):
         moved, similarity = align(result.hu, case.hu, spacing=VOXEL_SIZE, valid=case.valid)
         after = score_volume(moved, truth, ["native"])
         scores |= {f"aligned_{name}": after[name] for name in KEPT}
@@ -198,7 +211,7 @@ def _score(result: Reconstruction, case: Case, truth: Truth, point: Point) -> di
 def _diagram(summary: Summary, name: str, measure: str) -> Diagram:
     """The curves of one condition and one score."""
     condition, curves = CONDITIONS[name], []
-    ways = [(told, "", f"told {told}") for told in condition.told]
+    ways = [(told, "", told if told == LOOKED_FOR else f"told {told}") for told in condition.told]
     if condition.is_length:
         ways.append(("calibrated", "aligned_", "after alignment"))
     for told, prefix, label in ways:

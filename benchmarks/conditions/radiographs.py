@@ -12,6 +12,8 @@ from progressive_cascade.geometry.views import view_name
 
 NOMINAL = "nominal"
 """The condition in which nothing is wrong."""
+LOOKED_FOR = "calibrated, size looked for"
+"""What is told where stage 1 says how large the radiographs are, as `reconstruct --find-size` has it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,6 @@ class Condition:
         nominal: the degree at which nothing is wrong; it is measured once for all conditions.
         told: what the reconstruction is told of the intensities, a curve for each.
         log_x: whether the degrees are powers of ten.
-        is_length: whether it is a length that is wrong, which scales the answer.
     """
 
     label: str
@@ -32,13 +33,17 @@ class Condition:
     nominal: float | None = None
     told: tuple[str, ...] = ("calibrated",)
     log_x: bool = False
-    is_length: bool = False
+
+    @property
+    def is_length(self) -> bool:
+        """Whether it is a length that is wrong, which scales the answer."""
+        return LOOKED_FOR in self.told
 
 
 CONDITIONS = {
     "view_angle": Condition("error of the lateral's angle [degrees]", (0, 1, 2, 5, 10), 0),
-    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 5, 10), 0, is_length=True),
-    "pixel_size": Condition("error of the pixel spacing [%]", (0, 1, 2, 5), 0, is_length=True),
+    "distance": Condition("error of source_to_isocenter [%]", (0, 1, 2, 5, 10), 0, ("calibrated", LOOKED_FOR)),
+    "pixel_size": Condition("error of the pixel spacing [%]", (0, 1, 2, 5), 0, ("calibrated", LOOKED_FOR)),
     "photons": Condition("photons per pixel", (1e5, 1e4, 1e3), log_x=True),
     "scale": Condition("unknown factor", (0.8, 0.9, 1.0, 1.1, 1.2), 1, ("calibrated", "scaled")),
     "offset": Condition("unknown offset", (0, 0.1, 0.3), 0, ("calibrated", "scaled")),

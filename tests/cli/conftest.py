@@ -14,6 +14,7 @@ from progressive_cascade import ConeBeam, volume_affine
 from progressive_cascade.cli import main
 from progressive_cascade.inference.first_look import FirstLook
 from progressive_cascade.inference.reconstruct import Reconstruction
+from progressive_cascade.inference.size import Size
 from progressive_cascade.io import save_nifti
 from tests.ct.test_prepare import _write_dicom
 from tests.support.cube import place_coarsely
@@ -77,6 +78,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         "progressive_cascade.inference.first_look.first_look",
         lambda _, image, beam, **__: FirstLook(dict.fromkeys(beam.views, 50.0)),
     )
+    monkeypatch.setattr("progressive_cascade.inference.examine.find_size", lambda *_: Size(1.0, 0.1, 0.1))
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.check_beam", lambda *_: [])
     monkeypatch.setattr("progressive_cascade.inference.reconstruct.reconstruct", reconstruct)
     phantom = SimpleNamespace(hu=cylinder, labels=None, affine=volume_affine(shape, spacing))

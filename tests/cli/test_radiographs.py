@@ -12,6 +12,7 @@ from PIL import Image
 
 from progressive_cascade.cli import main
 from progressive_cascade.inference.first_look import FirstLook
+from progressive_cascade.inference.size import Size
 from tests.support.radiographs import bad_files, grey, phantom_pair, save_dx, signal
 
 LINEAR = {
@@ -67,6 +68,31 @@ def test_pictures_are_reconstructed_with_every_assumption(
     record = json.loads((tmp_path / "ct2.json").read_text())
     assert not any("longer side" in line or "source_to_detector is" in line for line in record["assumptions"])
     assert record["geometry"]["source_to_detector"] == 1820.0
+
+
+def test_a_size_that_does_not_fit_is_warned_of_and_taken_when_that_is_asked_for(
+    cascade: None,
+    dicoms: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Told lengths are only doubted, assumed ones corrected; of grey levels no size can be asked for."""
+    monkeypatch.setattr("progressive_cascade.inference.examine.find_size", lambda *_: Size(1.06, 0.1, 0.3))
+    lengths = ("--source-to-detector", "1800", "--source-to-isocenter", "1500")
+    assert _run(dicoms, tmp_path / "told.nii.gz", *lengths) == 0
+    said = "best at 1.06 times their size (0.10 left unexplained in place of 0.30)"
+    record = json.loads((tmp_path / "told.json").read_text())
+    assert any(said in line and "--find-size" in line for line in record["warnings"]) and not record["notes"]
+    for name, more in (("asked", (*lengths, "--find-size")), ("assumed", ())):
+        assert _run(dicoms, tmp_path / f"{name}.nii.gz", *more) == 0
+        record = json.loads((tmp_path / f"{name}.json").read_text())
+        assert any(said in line for line in record["notes"]) and not any(said in line for line in record["warnings"])
+    capsys.readouterr()
+    assert _run(dicoms, tmp_path / "grey.nii.gz", "--intensities", "display", "--find-size") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--find-size must come with true line integrals" in line and "display" in line
+    assert not (tmp_path / "grey.nii.gz").exists()
 
 
 def test_strict_stops_at_a_warning(

@@ -90,7 +90,7 @@ def test_grey_levels_that_the_stand_explains_badly_go_to_weights_that_have_seen_
     # Noise is like nothing, however long it is moved about to be brought into register.
     monkeypatch.setattr(
         "progressive_cascade.inference.examine.examine",
-        lambda *arguments, in_register: examine(*arguments, in_register=False),
+        lambda *arguments, in_register, **given: examine(*arguments, in_register=False, **given),
     )
     generator = np.random.default_rng(0)
     for name in ("pa", "lateral"):

@@ -16,14 +16,17 @@ from matplotlib.image import imread
 from progressive_cascade import ConeBeam
 from progressive_cascade.evaluation.perturbed import Told
 from progressive_cascade.inference.reconstruct import Reconstruction
+from progressive_cascade.inference.size import Size
+from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.phantom import generate_phantom
+from progressive_cascade.radiograph.pair import Pair
 from progressive_cascade.training.cases import Case
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import robustness
 from conditions import missing_views
-from conditions.radiographs import CONDITIONS, NOMINAL, Point, plan_points
+from conditions.radiographs import CONDITIONS, LOOKED_FOR, NOMINAL, Point, plan_points
 from published.robustness import robustness_table
 
 BEAM = ConeBeam(detector_shape=(64, 64), pixel_spacing=(6.72, 6.72))
@@ -62,7 +65,8 @@ def test_nothing_but_the_radiographs_is_wrong(case: Case) -> None:
     """Whatever is the matter, the reconstruction is told the nominal geometry, about the patient's isocenter."""
     for point in plan_points(list(CONDITIONS)):
         found = point.perturbation(BEAM).take(case, seed=0)
-        assert found.beam == _told(case).beam and found.intensities == point.told
+        assert found.beam == _told(case).beam
+        assert found.intensities == ("calibrated" if point.told == LOOKED_FOR else point.told)
         assert np.array_equal(found.image, _image(case)) is (point.condition == NOMINAL or point.value == _right(point))
 
 
@@ -126,18 +130,35 @@ def test_points_are_each_taken_once() -> None:
     assert [point.value for point in quick] == [0.0, 10.0, 1e5, 1e3]
 
 
-def test_script_measures_draws_and_goes_on(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """JSON with every point and a picture; a second run measures nothing again, other weights are refused."""
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Pair]:
+    """Everything is small; the pairs whose size is looked for, of which the second is larger than told."""
     monkeypatch.setattr(
         "progressive_cascade.phantom.generate_phantom",
         lambda seed, **kinds: generate_phantom(seed, shape=(64, 64, 64), spacing=5.6, **kinds),
     )
     # The miniature makes volumes of 256³ as well; what is compared is small.
     whole = robustness.reconstruct
+    asked: list[Pair] = []
+
+    def find(_: ProgressiveCascade, pair: Pair) -> Size:
+        asked.append(pair)
+        return Size(1.1, 0.1, 0.2) if len(asked) == 2 else Size(1.0, 0.1, 0.1)
+
+    monkeypatch.setattr(robustness, "find_size", find)
     monkeypatch.setattr(robustness, "reconstruct", lambda *given, **more: _small(whole(*given, **more)))
     monkeypatch.setattr(robustness, "try_missing_views", lambda *_: {"blank": {"refused": True}})
+    return asked
+
+
+def test_script_measures_draws_and_goes_on(
+    weights: Path,
+    asked: list[Pair],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """JSON with every point and a picture; a second run measures nothing again, other weights are refused."""
     output = tmp_path / "out"
     arguments = [
         "--quick",
@@ -147,17 +168,19 @@ def test_script_measures_draws_and_goes_on(
         str(output),
         "--conditions",
         "distance",
-        "scale",
+        "display",
     ]
     assert robustness.main(arguments) == 0
     report = json.loads((output / "robustness.json").read_text())
     assert report["settings"]["protocol"] == "native" and report["missing_views"]["blank"]["refused"]
-    assert [(row["condition"], row["value"]) for row in report["rows"]][:3] == [
-        (NOMINAL, 0.0),
-        ("distance", 10.0),
-        ("scale", 0.8),
+    assert [(row["condition"], row["value"], row["told"]) for row in report["rows"]] == [
+        (NOMINAL, 0.0, "calibrated"),
+        ("distance", 10.0, "calibrated"),
+        ("distance", 0.0, LOOKED_FOR),
+        ("distance", 10.0, LOOKED_FOR),
+        ("display", 1.0, "display"),
     ]
-    assert len(report["rows"]) == len(report["summary"]) == 6
+    assert len(report["summary"]) == 5 and len(asked) == 2
     assert report["summary"][1]["scores"]["native_psnr_3d_db"]["num_patients"] == 1
     assert imread(output / "robustness.png").shape[0] > 300
     nominal, distance = (row["scores"]["cascade"] for row in report["rows"][:2])
@@ -169,6 +192,8 @@ def test_script_measures_draws_and_goes_on(
     row = f"| error of source_to_isocenter [%] | 10 | calibrated | {lost[0]} | {lost[1]} |"
     assert any(line.startswith(row) for line in table)
     assert 0.8 < report["rows"][1]["similarity"]["scale"] < 1.2 and "similarity" not in report["rows"][2]
+    looked = [row["scores"]["cascade"]["native_psnr_3d_db"] for row in report["rows"]]
+    assert looked[2] == looked[0] and looked[3] != looked[1], "resized where that was found, and there alone"
 
     monkeypatch.setattr(robustness, "reconstruct", lambda *_, **__: pytest.fail("measured again"))
     assert robustness.main(arguments) == 0

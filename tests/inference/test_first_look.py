@@ -13,6 +13,7 @@ from progressive_cascade.inference import examine as examine_module
 from progressive_cascade.inference import first_look as module
 from progressive_cascade.inference.examine import examine
 from progressive_cascade.inference.first_look import FirstLook, first_look
+from progressive_cascade.inference.size import Size
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.radiograph.pair import Pair
 
@@ -65,6 +66,7 @@ def test_mirrored_frontal_is_decided_by_trust(
         return replace(PAIR, mirror=1 - PAIR.mirror) if mirror_frontal and PAIR.mirror else PAIR
 
     monkeypatch.setattr(module, "first_look", lambda *_, mirrored, **__: _looked(33.0 if mirrored else None))
+    monkeypatch.setattr(examine_module, "find_size", lambda *_: Size(1.0, 0.1, 0.1))
     pair = examine(assemble, None, trust)  # pyright: ignore[reportArgumentType]
     assert asked == ([False, True] if is_flipped else [False])
     assert bool(pair.notes) == bool(is_flipped) and bool(pair.warnings) == bool(is_warned)
@@ -88,6 +90,7 @@ def test_grey_levels_that_are_explained_badly_are_brought_into_register(
     given = replace(PAIR, intensities=known)
     moved = replace(given, notes=["moved"])
     monkeypatch.setattr(examine_module, "register", lambda *_: moved)
+    monkeypatch.setattr(examine_module, "find_size", lambda *_: Size(1.0, 0.1, 0.1))
     monkeypatch.setattr(examine_module, "look_at_pair", lambda _, pair: _looked(None, pa=pa if pair is given else 30.0))
     pair = examine(lambda _: given, None, "tags", in_register=in_register)  # pyright: ignore[reportArgumentType]
     assert bool(pair.notes) == is_moved

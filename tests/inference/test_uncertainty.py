@@ -206,6 +206,6 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
 def test_shipped_weights_load() -> None:
     """The bundle's weights fit the network and are calibrated."""
     if not default_uncertainty().is_file():
-        pytest.skip(f"{default_uncertainty()} is not there: scripts/train_uncertainty.py writes it")
+        pytest.skip(f"{default_uncertainty()} is not there: progressive_cascade.training.uncertainty writes it")
     head = load_uncertainty()
     assert 0.3 < float(head.scale) < 3 and head.cascade_sha256.any()

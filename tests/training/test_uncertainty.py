@@ -23,6 +23,7 @@ from progressive_cascade.inference.uncertainty import (
 )
 from progressive_cascade.io import read_state, save_json
 from progressive_cascade.networks.uncertainty import NUM_INPUTS, UncertaintyHead
+from progressive_cascade.training import error_cases
 from progressive_cascade.training import uncertainty as train_uncertainty
 from progressive_cascade.training.cases import Case
 from tests.conftest import SMALL
@@ -63,11 +64,11 @@ def test_examples_hold_out_whole_patients(tmp_path: Path) -> None:
         (tmp_path / item["label"]).touch()
         datalist[section] = [item]
     save_json(datalist, tmp_path / "datalist.json")
-    examples = train_uncertainty.plan_examples(tmp_path, 16, 3)
+    examples = error_cases.plan_examples(tmp_path, 16, 3)
     assert len({example.name for example in examples}) == len(examples) == 16 + 6
     held_out = {example.name for example in examples if example.held_out}
     assert held_out == {"b_0", "b_1", "b_2"}
-    assert {example.name for example in train_uncertainty.plan_examples(None, 16, 3) if example.held_out} == {
+    assert {example.name for example in error_cases.plan_examples(None, 16, 3) if example.held_out} == {
         "phantom_500007",
         "phantom_500015",
     }
@@ -77,7 +78,7 @@ def test_examples_hold_out_whole_patients(tmp_path: Path) -> None:
         "b_0",
     }
     with pytest.raises(UserError, match="--phantoms must be at least 8"):
-        train_uncertainty.plan_examples(None, 7, 1)
+        error_cases.plan_examples(None, 7, 1)
 
 
 def test_training_finds_the_two_sigmas() -> None:
@@ -103,8 +104,8 @@ def test_script_resumes_and_is_deterministic(tmp_path: Path, monkeypatch: pytest
         made.append(example.name)  # type: ignore[attr-defined]
         return _cases(1, seed=len(made))[0]
 
-    monkeypatch.setattr(train_uncertainty, "make_tensors", make)
-    monkeypatch.setattr(train_uncertainty, "load_cascade", lambda *_: SimpleNamespace(image_size=512))
+    monkeypatch.setattr(error_cases, "make_tensors", make)
+    monkeypatch.setattr(error_cases, "load_cascade", lambda *_: SimpleNamespace(image_size=512))
     checkpoint, output = tmp_path / "model.pt", tmp_path / "models" / "uncertainty.pt"
     checkpoint.write_bytes(b"cascade")
     command = ["--phantoms", "8", "--steps", "2", "--checkpoint", str(checkpoint)]
@@ -131,14 +132,14 @@ def test_training_cts_alone_are_mirrored(small_cascade, monkeypatch: pytest.Monk
         truths.append(truth)
         return torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
 
-    monkeypatch.setattr(train_uncertainty, "load_case", lambda _: case)
-    monkeypatch.setattr(train_uncertainty, "reconstruct", lambda *_, **__: SimpleNamespace(hu=None))
-    monkeypatch.setattr(train_uncertainty, "describe", lambda *_: torch.zeros(1, 10, 8, 8, 8))
-    monkeypatch.setattr(train_uncertainty, "block_errors", remember)
+    monkeypatch.setattr(error_cases, "load_case", lambda _: case)
+    monkeypatch.setattr(error_cases, "reconstruct", lambda *_, **__: SimpleNamespace(hu=None))
+    monkeypatch.setattr(error_cases, "describe", lambda *_: torch.zeros(1, 10, 8, 8, 8))
+    monkeypatch.setattr(error_cases, "block_errors", remember)
     network, beam = small_cascade(stage=1), SMALL["geometry"]
     for item, held_out in (({"label": "a"}, False), ({"label": "b"}, True), ({"seed": 7}, False)):
-        example = train_uncertainty.Example("name", item, 0, augmented=False, held_out=held_out)
-        train_uncertainty.make_tensors(example, network, beam)
+        example = error_cases.Example("name", item, 0, augmented=False, held_out=held_out)
+        error_cases.make_tensors(example, network, beam)
     assert np.array_equal(truths[0], hu[::-1]) and not np.array_equal(truths[0], hu)
     assert np.array_equal(truths[1], hu) and np.array_equal(truths[2], hu)
 

@@ -64,6 +64,12 @@ def add_radiograph_options(parser: argparse.ArgumentParser) -> None:
         help="whether the X-rays show the patient above and below the cube of 358 mm; rays that cross him there then "
         "have no weight (default: seen, but for line integrals, as `simulate` makes them)",
     )
+    about.add_argument(
+        "--find-size",
+        action="store_true",
+        help="take true line integrals for as large as the first stage explains them best, whatever distances and "
+        "pixel spacing say (default: only where those are assumed, else warn)",
+    )
     trust = about.add_mutually_exclusive_group()
     for name, where in (("tags", "where the picture contradicts its tags: believe the tags"), ("picture", "or it")):
         trust.add_argument(f"--trust-{name}", dest="trust", action="store_const", const=name, help=where)
@@ -94,7 +100,11 @@ def read_pair(options: argparse.Namespace, network: ProgressiveCascade) -> Pair:
 
     exposure = choose_exposure(options)
     has_others = _has_others(options, network)
-    pair = examine(assemble, network, options.trust, in_register=not has_others)
+    pair = examine(assemble, network, options.trust, in_register=not has_others, resize=options.find_size)
+    if options.find_size and not pair.calibrated:
+        raise UserError(
+            f"--find-size must come with true line integrals, whose density tells it; these are {pair.intensities}"
+        )
     worst = min(pair.first_agreement.values())
     if has_others and not pair.calibrated and worst < LEAST_AGREEMENT[False]:
         raise OtherWeights(f"grey levels that the weights of the chest stand explain to {worst:.1f} dB alone")

@@ -13,7 +13,12 @@ import torch
 from progressive_cascade.errors import UserError
 from progressive_cascade.geometry import ConeBeam
 from progressive_cascade.physics.tones import typical_line_integrals
-from progressive_cascade.radiograph.assumptions import COST_OF_SCALE, COST_OF_SURROUNDINGS, tell_cost_once
+from progressive_cascade.radiograph.assumptions import (
+    COST_OF_LENGTH,
+    COST_OF_SCALE,
+    COST_OF_SURROUNDINGS,
+    tell_cost_once,
+)
 from progressive_cascade.radiograph.check import check_views
 from progressive_cascade.radiograph.fit import Model
 from progressive_cascade.radiograph.lengths import (
@@ -55,6 +60,7 @@ class Pair:
         facts: of each radiograph, see :meth:`Radiograph.facts`.
         mirror: probability that the frontal is mirrored, by its picture; None where it was not looked at.
         sized: whether both films' sizes are known.
+        lengths_told: whether their sizes and the distances are, none of them assumed.
         slice_difference: see :func:`~progressive_cascade.radiograph.warn.slice_difference`; of grey levels None until
             the first stage was asked.
         first_agreement: PSNR by view of what stage 1 explains of them [dB], where it was looked at.
@@ -71,6 +77,7 @@ class Pair:
     facts: list[dict[str, Any]] = field(default_factory=list)
     mirror: float | None = None
     sized: bool = True
+    lengths_told: bool = True
     slice_difference: float | None = None
     first_agreement: dict[str, float] = field(default_factory=dict)
     first_mirrored: float | None = None
@@ -130,6 +137,7 @@ def assemble_pair(
     return replace(
         pair,
         assumptions=tell_cost_once(_without_paths(assumptions, given)),
+        lengths_told=not any(COST_OF_LENGTH in line for line in assumptions),
         warnings=_without_paths(warnings, given),
         notes=_without_paths([*notes, *pair.notes], given),
     )

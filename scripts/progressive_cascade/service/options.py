@@ -19,6 +19,7 @@ class JobOptions(BaseModel):
 
     refine: Annotated[int, Field(ge=0, le=1000, description="steps of refinement on these X-rays")] = 8
     find_pose: Annotated[bool, Field(description="also look for small shifts and turns")] = False
+    find_size: Annotated[bool, Field(description="as large as stage 1 explains line integrals best")] = False
     preset: Literal["bedside_ap", "c_arm", "chest_stand", "x2ct", "xmed"] | None = None
     source_to_detector: Annotated[Length | None, Field(description="mm")] = None
     source_to_isocenter: Annotated[Length | None, Field(description="mm")] = None
@@ -45,7 +46,7 @@ class JobOptions(BaseModel):
         found += ["--dicom-output", "work/dicom"] if self.dicom else []
         found += ["--uncertainty", "work/sigma.nii.gz"] if self.uncertainty else []
         found += [] if self.report else ["--no-report"]
-        flags = ("find_pose", "strict", "keep_identity")
+        flags = ("find_pose", "find_size", "strict", "keep_identity")
         return found + [f"--{name.replace('_', '-')}" for name in flags if getattr(self, name)]
 
 

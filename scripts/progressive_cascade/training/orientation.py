@@ -189,20 +189,14 @@ def train_orientation(
     Returns:
         The network in eval mode, on the CPU, and what keeps the state, to be ended when the weights are written.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    network = OrientationNet()
-    if start is not None:
-        network.load_state_dict(read_state(start))
-    network, kinds = network.to(device), kinds.to(device)
+    generator, network, kinds = torch.Generator().manual_seed(seed), _begin(seed, start).to(device), kinds.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule, "generator": generator}
     settings = {"steps": steps, "batch_size": batch_size, "rate": rate, "seed": seed, "pictures": len(images)}
     progress = Progress(checkpoint, parts, {**settings, "start": file_hash(start) if start else ""})
-    first = progress.resume()
     began, losses = time.perf_counter(), []
-    for step in range(first + 1, steps + 1):
+    for step in range(progress.resume() + 1, steps + 1):
         chosen = torch.randint(len(images), (batch_size,), generator=generator)
         loss = _loss(network, vary(images[chosen], generator).to(device), kinds[chosen], generator)
         optimizer.zero_grad()
@@ -215,6 +209,15 @@ def train_orientation(
             print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
             progress.keep(step)
     return network.eval().cpu(), progress
+
+
+def _begin(seed: int, start: Path | None) -> OrientationNet:
+    """A fresh network, or one with the weights to go on from."""
+    torch.manual_seed(seed)
+    network = OrientationNet()
+    if start is not None:
+        network.load_state_dict(read_state(start))
+    return network
 
 
 def _loss(network: OrientationNet, pictures: Tensor, kinds: Tensor, generator: torch.Generator) -> Tensor:

@@ -202,11 +202,7 @@ def train(
     for step in range(progress.resume(), steps):
         for group in optimizer.param_groups:
             group["lr"] = _LEARNING_RATE * min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / steps))
-        images, names = {}, {}
-        for source, volumes in cases.items():
-            views = [draw_view(volumes, size, rng) for _ in range(max(1, batch // len(cases)))]
-            images[source] = hu_to_unit(distort(torch.cat([view[0] for view in views]), rng)).to(device)
-            names[source] = torch.cat([view[1] for view in views]).long().to(device)
+        images, names = _draw(cases, batch, size, rng, device)
         with mixed_precision(device.type):
             logits = model(images)
         losses = [
@@ -222,6 +218,18 @@ def train(
         if (step + 1) % _KEEP_EVERY == 0:
             progress.keep(step + 1)
     return progress
+
+
+def _draw(
+    cases: dict[str, list[Case]], batch: int, size: int, rng: np.random.Generator, device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A batch of distorted views, as many of each source, and the classes of their pixels."""
+    images, names = {}, {}
+    for source, volumes in cases.items():
+        views = [draw_view(volumes, size, rng) for _ in range(max(1, batch // len(cases)))]
+        images[source] = hu_to_unit(distort(torch.cat([view[0] for view in views]), rng)).to(device)
+        names[source] = torch.cat([view[1] for view in views]).long().to(device)
+    return images, names
 
 
 @torch.no_grad()
