@@ -11,6 +11,7 @@ import pytest
 from progressive_cascade.evaluation.agreement import clinical_table, draw_agreement, limits_of_agreement
 from progressive_cascade.evaluation.clinical import (
     MEASURES,
+    Chest,
     compare_chests,
     measure_chest,
     score_chests,
@@ -128,3 +129,13 @@ def test_limits_of_agreement_are_those_of_bland_and_altman(tmp_path):
     draw_agreement(cases[:2], tmp_path / "two.png")
     draw_agreement(cases, tmp_path / "three.png")
     assert [path.name for path in tmp_path.iterdir()] == ["three.png"]
+
+
+def test_lungs_of_which_the_middle_was_not_seen_have_no_heart() -> None:
+    """Where no line in the middle of their depth meets both, as in a part of a volume, its width is not known."""
+    body = np.ones((40, 40, 20), bool)
+    right, left = np.zeros_like(body), np.zeros_like(body)
+    for side, place in ((right, slice(25, 38)), (left, slice(2, 15))):
+        side[place, 2:6, 2:18] = side[place, 34:38, 2:18] = True
+    measured = measure_chest(Chest(body, right, left, np.zeros_like(body), 2.0))
+    assert np.isnan(measured["heart_width_mm"]) and measured["thorax_width_mm"] == 72.0

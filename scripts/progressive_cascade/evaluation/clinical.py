@@ -227,6 +227,8 @@ def _heart_width(chest: Chest) -> float:
             continue
         low, high = (int(depths[0] + part * (depths[-1] - depths[0])) for part in _HEART_DEPTHS)
         lines = [y for y in range(low, high + 1) if both[y, z]]
+        if not lines:  # lungs of which only parts were seen
+            continue
         widths.append(max(right_begins[lines, z]) - min(left_ends[lines, z]))
     return float(max(widths) * chest.spacing) if widths else math.nan
 
