@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from progressive_cascade.evaluation.alignment import Similarity, align
+from progressive_cascade.evaluation.alignment import Similarity, align, find_similarity
 from progressive_cascade.evaluation.metrics import evaluate_volume
 from progressive_cascade.phantom import generate_phantom
 
@@ -43,6 +43,10 @@ def test_what_was_done_is_found_and_undone(
     assert similarity.scale == pytest.approx(scale, abs=0.003)
     assert similarity.angle == pytest.approx(abs(angle), abs=0.2)
     assert np.allclose(similarity.shift, shift, atol=0.3)
+    turn = Rotation.from_euler("z", angle, degrees=True).as_matrix() * scale
+    assert np.allclose(similarity.matrix[:3, :3], turn, atol=0.005) and np.allclose(
+        similarity.matrix[:3, 3], shift, atol=0.3
+    )
     before, after = (evaluate_volume(hu, truth)["native_psnr_3d_db"] for hu in (laid, found))
     assert after > max(31, before + 4)
 
@@ -63,6 +67,15 @@ def test_what_the_scanner_did_not_see_does_not_count(truth: np.ndarray) -> None:
     spoilt = np.where(valid > 0, truth, 1000).astype(np.float32)
     _, similarity = align(_lay(truth, 1.04, 0, (0, 6, 0)), spoilt, spacing=SPACING, valid=valid)
     assert similarity.scale == pytest.approx(1.04, abs=0.005) and similarity.shift[1] == pytest.approx(6, abs=0.5)
+
+
+def test_what_the_reconstruction_does_not_reach_does_not_count(truth: np.ndarray) -> None:
+    """Whatever stands where it shows nothing, the body is found."""
+    reached = np.zeros(truth.shape, np.uint8)
+    reached[12:56, :, 8:] = 1
+    cut = np.where(reached > 0, _lay(truth, 1.04, 0, (0, 6, 0)), 1000).astype(np.float32)
+    found = find_similarity(cut, truth, spacing=SPACING, reached=reached)
+    assert found.scale == pytest.approx(1.04, abs=0.005) and found.shift[1] == pytest.approx(6, abs=0.5)
 
 
 def test_shapes_must_agree(truth: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from progressive_cascade.ct.placement import PreparedCase
+from progressive_cascade.ct.placement import PreparedCase, place_ct
 from progressive_cascade.errors import UserError
 from progressive_cascade.evaluation.comparison import compare
 from progressive_cascade.evaluation.metrics import evaluate_volume
@@ -76,6 +76,44 @@ def test_what_lies_elsewhere_is_refused_or_laid_on_the_middle(truth: PreparedCas
     found = compare(truth.hu, away, truth, similarity=True)
     assert not found.scores and found.overlap == 0 and found.aligned_scores is not None
     assert found.aligned_scores["native_psnr_3d_db"] > 40
+
+
+def test_what_lies_far_aside_is_aligned_whole(truth: PreparedCase) -> None:
+    """Nothing is cut off by the CT's cube on the way, and how it lay is said from where it lay."""
+    for by in ((100.0, 0.0, 0.0), (0.0, 0.0, -130.0), (30.0, 400.0, -60.0)):
+        found = compare(truth.hu, _moved(truth.affine, by), truth, similarity=True)
+        assert found.similarity is not None and found.aligned_scores is not None
+        assert np.allclose(found.similarity.shift, by, atol=1.0) and found.aligned_overlap == pytest.approx(1, abs=0.01)
+        assert found.aligned_scores["native_body_mae_hu"] < 15, by
+
+
+def test_what_a_reconstruction_does_not_reach_does_not_count(truth: PreparedCase) -> None:
+    """A part of the volume is scored as that part, before and after an alignment; NaN is as good as an end."""
+    part, unknown = slice(0, 40), truth.hu.astype(np.float32)
+    unknown[40:] = np.nan
+    cut, holed = (compare(hu, truth.affine, truth, similarity=True) for hu in (truth.hu[part], unknown))
+    for found in (cut, holed):
+        assert found.overlap == pytest.approx(cut.overlap) and 0.5 < found.overlap < 0.9
+        assert found.scores["native_body_mae_hu"] < 0.01 and found.aligned_scores is not None
+        assert found.aligned_scores["native_body_mae_hu"] < 15 and found.aligned_overlap == pytest.approx(
+            found.overlap, abs=0.02
+        )
+
+
+def test_voxels_that_are_finer_are_smoothed_as_the_cts_were() -> None:
+    """A noisy CT that stands on the cube has nearly no error against itself."""
+    phantom = generate_phantom(2_000_003, shape=(128, 128, 128), spacing=SPACING / 2)
+    noisy = phantom.hu + np.random.default_rng(0).normal(0, 100, phantom.hu.shape).astype(np.float32)
+    case = place_ct(noisy, phantom.affine, shape=(64, 64, 64), spacing=SPACING, remove_table=False)
+    assert compare(noisy, phantom.affine, case).scores["native_body_mae_hu"] < 1
+
+
+def test_what_cannot_be_compared_is_refused(truth: PreparedCase) -> None:
+    """Air, a few slices, and what an alignment brings nowhere."""
+    with pytest.raises(UserError, match="the reconstruction must show a body"):
+        compare(np.full_like(truth.hu, -1000), truth.affine, truth, similarity=True)
+    with pytest.raises(UserError, match=r"must lie on the CT after an alignment, got .* % of the CT's body in it"):
+        compare(truth.hu[:, :, 20:26], _moved(truth.affine, (0, 0, 20 * SPACING)), truth, similarity=True)
 
 
 def test_a_ct_without_a_body_is_refused(truth: PreparedCase) -> None:

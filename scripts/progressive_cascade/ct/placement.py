@@ -133,7 +133,7 @@ def place_ct(
     Raises:
         UserError: where the array is not a CT in HU, shows no body, or is shorter than 100 mm.
     """
-    hu, affine = _to_ras(hu, affine)
+    hu, affine = to_ras(hu, affine)
     _check_ct(hu, affine)
     field = find_field_of_view(hu)
     hu = np.where(field[:, :, None], hu, AIR_HU).clip(MIN_HU, MAX_HU).astype(np.float32)
@@ -182,7 +182,7 @@ def _sample(
     hu, affine = _crop_slices(hu, affine, target, shape=shape)
     inside = np.broadcast_to(field[:, :, None].astype(np.float32), hu.shape)
     valid = resample(inside, affine, target, shape=shape, mode="nearest", padding="zeros") > 0.5
-    smooth = _low_pass(hu, np.linalg.norm(affine[:3, :3], axis=0), spacing)
+    smooth = low_pass(hu, np.linalg.norm(affine[:3, :3], axis=0), spacing)
     return resample(smooth, affine, target, shape=shape, surround=AIR_HU), valid
 
 
@@ -191,8 +191,19 @@ def _fingerprint(hu: np.ndarray) -> str:
     return hashlib.sha256(repr(whole.shape).encode() + whole.tobytes()).hexdigest()
 
 
-def _to_ras(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Permutes and flips the axes so that they run closest to right, anterior, superior; a view, no copy."""
+def to_ras(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Permutes and flips the axes so that they run closest to right, anterior, superior; a view, no copy.
+
+    Args:
+        hu: array (i, j, k).
+        affine: 4x4, voxel index to RAS mm.
+
+    Returns:
+        The array (x, y, z), and its affine.
+
+    Raises:
+        UserError: where the array has other than 3 dimensions.
+    """
     if hu.ndim != 3:
         raise UserError(f"CT must have 3 dimensions, got shape {hu.shape}")
     orientation = nib.orientations.io_orientation(affine)
@@ -200,14 +211,26 @@ def _to_ras(hu: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return flipped, affine @ nib.orientations.inv_ornt_aff(orientation, hu.shape)
 
 
-def _check_ct(hu: np.ndarray, affine: np.ndarray) -> None:
-    if not np.isfinite(hu).all():
-        raise UserError("CT must hold finite numbers, got NaN or infinity")
-    low, high = float(hu.min()), float(hu.max())
+def check_hu(hu: np.ndarray) -> None:
+    """Refuses grey levels, a mask, or a CT without its offset; NaN is passed over.
+
+    Args:
+        hu: array of any shape.
+
+    Raises:
+        UserError: where the values cannot be those of a chest in HU.
+    """
+    low, high = float(np.nanmin(hu)), float(np.nanmax(hu))
     if low >= 0 and high <= 255:
         raise UserError(f"CT must be in HU, got values in [{low:g}, {high:g}] (grey levels of a picture?)")
     if low > _AIRLESS_HU:
         raise UserError(f"CT must be in HU and show air, got a minimum of {low:g} (stored without its -1024 offset?)")
+
+
+def _check_ct(hu: np.ndarray, affine: np.ndarray) -> None:
+    if not np.isfinite(hu).all():
+        raise UserError("CT must hold finite numbers, got NaN or infinity")
+    check_hu(hu)
     extent = hu.shape[2] * float(np.linalg.norm(affine[:3, 2]))
     if extent < MIN_EXTENT_MM:
         raise UserError(f"CT must be at least {MIN_EXTENT_MM:g} mm long from feet to head, got {extent:.1f} mm")
@@ -249,8 +272,14 @@ def _crop_slices(
     return hu[:, :, first : last + 1].copy(), affine @ shift
 
 
-def _low_pass(hu: np.ndarray, spacing: np.ndarray, target_spacing: float) -> np.ndarray:
-    """Gaussian against aliasing, of the width scikit-image's `resize` takes: (ratio - 1) / 2 voxels."""
+def low_pass(hu: np.ndarray, spacing: np.ndarray, target_spacing: float) -> np.ndarray:
+    """Gaussian against aliasing, of the width scikit-image's `resize` takes: (ratio - 1) / 2 voxels.
+
+    Args:
+        hu: array (i, j, k).
+        spacing: of its voxels (3) [mm].
+        target_spacing: of the voxels it will be sampled on [mm]; along axes where that is less nothing is smoothed.
+    """
     sigma = np.maximum(0.0, (target_spacing / spacing - 1) / 2)
     return ndimage.gaussian_filter(hu, sigma, mode="nearest") if sigma.any() else hu
 
