@@ -79,6 +79,48 @@ def test_a_node_that_is_not_there_is_told_of(free_port: int, tmp_path: Path) -> 
         Node.parse(f"PACS@127.0.0.1:{free_port}", "CASCADE").send([])
 
 
+def test_a_node_that_leaves_between_two_slices_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, too: an association that was aborted takes no further slice."""
+    from pynetdicom import AE
+    from pynetdicom.association import Association
+
+    aborted = Association(AE(), "requestor")
+    monkeypatch.setattr(aborted, "is_established", True)
+    monkeypatch.setattr(AE, "associate", lambda *_, **__: aborted)
+
+    def leave(path: Path) -> Any:
+        aborted.is_established = False
+        return dcmread(path)
+
+    monkeypatch.setattr("pydicom.dcmread", leave)
+    with pytest.raises(RunError, match="PACS must take CT images: The association"):
+        Node.parse("PACS@127.0.0.1:104", "CASCADE").send(radiographs(tmp_path)[:1])
+
+
+def test_a_disk_that_is_full_does_not_end_a_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be noted as sent is sent again; nothing is begun when it is not wanted any more."""
+    folder, taken = tmp_path / "out" / "a", _Taken()
+    folder.mkdir(parents=True)
+    (tmp_path / "in" / "done").mkdir(parents=True)
+    (folder / "made_of.txt").write_text("-")
+    (folder / "a.dcm").write_text("-")
+    taken.calls = 1
+    delivery = Delivery(tmp_path / "in", tmp_path / "out", taken)
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    delivery.look(lambda: False)
+    assert taken.files == []
+    with monkeypatch.context() as patch:
+        patch.setattr("progressive_cascade.service.delivery.atomic_path", full)
+        delivery.look()
+    assert len(taken.files) == 1 and not (folder / "sent.txt").exists()
+    delivery._next = 0.0
+    delivery.look()
+    assert len(taken.files) == 2 and (folder / "sent.txt").exists()
+
+
 @pytest.fixture
 def orthanc(tmp_path: Path, free_port: int) -> Iterator[tuple[str, int]]:
     """Debian's Orthanc with its DICOMweb plugin: URL and DICOM port; skips where it is not installed."""
@@ -130,6 +172,8 @@ def test_what_an_archive_lists_no_more_is_forgotten(tmp_path: Path, monkeypatch:
         archive.look(tmp_path / "in", tmp_path / "seen")
         return {mark.name for mark in (tmp_path / "seen").iterdir()}
 
+    archive.look(tmp_path / "in", tmp_path / "seen", lambda: False)
+    assert not taken
     marks = look()
     assert len(marks) == 2 and look() == marks and taken == listed
     gone = listed.pop()

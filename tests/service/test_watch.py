@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("prometheus_client")
 
+from progressive_cascade.errors import RunError
+from progressive_cascade.service import WorkerProcess
+from progressive_cascade.service.watch import Watch, WatchSettings
 from tests.support.commands import fails_with
 from tests.support.service import DEADLY, SLOW, WRONG, picture, wait_for, watching
 
@@ -63,6 +67,44 @@ def test_what_takes_long_beside_the_looks_holds_no_pair_up(tmp_path: Path) -> No
         assert len(sends) == 1
         is_over.set()
         wait_for(lambda: len(sends) > 1)
+
+
+def test_what_is_raised_beside_the_looks_ends_the_watch(tmp_path: Path) -> None:
+    """At once: the pair under way stays in the input, and its worker is gone; also what is raised at the very end."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    _put(source, "a", SLOW)
+    settings = WatchSettings(source=source, target=target, settle_seconds=0.1, poll_seconds=0.05)
+    worker = WorkerProcess("tests.support.service:load", {"log": str(tmp_path / "ran.txt")})
+    watch = Watch(settings, [worker])
+
+    def breaks() -> None:
+        if any(target.glob(".work-*/input/lateral.png")):
+            raise RunError("it broke")
+
+    with pytest.raises(RunError, match="it broke"):
+        watch.run(breaks)
+    assert not worker.is_ready and {"a_pa.png", "a_lat.png"} == _names(source) and not list(target.iterdir())
+    ending = Watch(settings, [worker])
+
+    def breaks_late() -> None:
+        ending.is_stopping.set()
+        time.sleep(0.2)
+        raise RunError("it broke late")
+
+    with pytest.raises(RunError, match="late"):
+        ending.run(breaks_late)
+
+
+def test_a_pair_that_was_moved_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """The folder was looked into while the pair was seen to: what was found is not failed a second time."""
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "Alone_pa.png").write_bytes(picture())
+    watch = Watch(WatchSettings(source=source, target=tmp_path / "out", settle_seconds=0, wait_seconds=0), [])
+    (pair,) = watch.settled()
+    for _ in range(2):
+        watch._see_to(pair)
+    assert [folder.name for folder in (source / "failed").iterdir()] == ["Alone"]
 
 
 def test_a_pair_is_done_once_whatever_interrupts(tmp_path: Path) -> None:

@@ -146,10 +146,13 @@ def run_listen(options: argparse.Namespace) -> None:
     listener = start_listener(source, host=options.host, port=options.port, **titles) if options.port else None
     print(f"listening as {options.ae_title}; Ctrl-C ends it", flush=True)
 
+    def is_wanted() -> bool:
+        return not watch.is_stopping.is_set()
+
     def each() -> None:
         if archive is not None:
-            archive.look(source, options.spool / "seen")
-        delivery.look()
+            archive.look(source, options.spool / "seen", is_wanted)
+        delivery.look(is_wanted)
 
     try:
         _run(watch, each)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from progressive_cascade.errors import RunError
@@ -34,23 +35,29 @@ class Delivery:
         self._source, self._target, self._destination, self._keep = source, target, destination, keep_hours
         self._next, self._pause = 0.0, _FIRST_PAUSE
 
-    def look(self) -> None:
-        """Sends what has not been sent; where that fails, tries again later and later."""
+    def look(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Sends what has not been sent; where that fails, tries again later and later.
+
+        Args:
+            is_wanted: asked before each series; where it is not, the rest is sent another time.
+        """
         if time.monotonic() < self._next:
             return
         for folder in sorted(path.parent for path in self._target.glob(f"*/{MADE_OF}")):
+            if not is_wanted():
+                return
             if (folder / SENT).exists():
                 continue
             files = [path for path in sorted(folder.rglob("*.dcm")) if not path.name.startswith(".")]
             try:
                 self._destination.send(files)
-            except (RunError, OSError) as error:
+                with atomic_path(folder / SENT) as mark:
+                    mark.write_text(f"{time.time():.0f}\n", encoding="utf-8")
+            except (RunError, OSError) as error:  # a full disk must not end it either
                 LOG.warning("not sent, again in %g s: %s", self._pause, error)
                 self._next = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
                 return
-            with atomic_path(folder / SENT) as mark:
-                mark.write_text(f"{time.time():.0f}\n", encoding="utf-8")
             self._pause = _FIRST_PAUSE
             LOG.info("%d objects were sent", len(files))
         self._expire()

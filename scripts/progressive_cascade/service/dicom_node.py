@@ -83,7 +83,9 @@ class Node:
                 if "Status" not in status or status.Status not in (_SUCCESS, 0xB000, 0xB006, 0xB007):
                     code = f"0x{status.Status:04x}" if "Status" in status else "no answer"
                     raise RunError(f"{self.title} must take every slice, got {code}")
-        except ValueError as error:
+        except RunError:
+            raise
+        except (ValueError, RuntimeError) as error:  # no context for CT; the other side left between two slices
             raise RunError(f"{self.title} must take CT images: {error}") from error
         finally:
             association.release()

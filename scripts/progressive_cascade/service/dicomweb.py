@@ -43,12 +43,13 @@ class Archive:
         self._next = 0.0
         logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)  # what it logs may hold identity
 
-    def look(self, folder: Path, seen: Path) -> None:
+    def look(self, folder: Path, seen: Path, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """Takes radiographs that have not been taken before; where the archive does not answer, tries again later.
 
         Args:
             folder: a watch's input.
             seen: folder that remembers what was taken, until the archive does not list it any more.
+            is_wanted: asked before each object; where it is not, the rest is taken another time.
         """
         if time.monotonic() < self._next:
             return
@@ -57,6 +58,8 @@ class Archive:
         begun = time.time()
         try:
             for study, series, instance in self._radiographs():
+                if not is_wanted():
+                    return
                 mark = seen / short_hash(instance)
                 if mark.exists():
                     mark.touch()

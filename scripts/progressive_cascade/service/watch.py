@@ -80,24 +80,36 @@ class Watch:
     def run(self, each: Callable[[], None] = lambda: None) -> None:
         """Looks until it is asked to stop; `each` is called after every look, beside the next ones while it takes long.
 
-        What `each` raises ends the watch.
+        What `each` raises ends the watch, as being asked to stop does: pairs under way are stopped and stay in the
+        input, and no worker is left behind.
         """
-        beside: Future[None] | None = None
-        with ThreadPoolExecutor(self._count + 1) as pool:
-            while not self.is_stopping.is_set():
-                for pair in self.settled():
-                    with self._lock:
-                        if pair.case in self._busy or len(self._busy) >= self._count:
-                            continue
-                        self._busy.add(pair.case)
-                    pool.submit(self._see_to, pair)
-                if beside is None or beside.done():
-                    if beside is not None:
-                        beside.result()
-                    beside = pool.submit(each)
-                self.is_stopping.wait(self.settings.poll_seconds)
-        for worker in self._workers:
-            worker.stop()
+        try:
+            with ThreadPoolExecutor(self._count + 1) as pool:
+                try:
+                    beside = self._look_again_and_again(pool, each)
+                finally:
+                    self.is_stopping.set()
+            beside.result()
+        finally:
+            for worker in self._workers:
+                worker.stop()
+
+    def _look_again_and_again(self, pool: ThreadPoolExecutor, each: Callable[[], None]) -> Future[None]:
+        """Gives pairs to the pool until it is asked to stop; returns the last call of `each`, which may go on."""
+        beside: Future[None] = Future()
+        beside.set_result(None)
+        while not self.is_stopping.is_set():
+            for pair in self.settled():
+                with self._lock:
+                    if pair.case in self._busy or len(self._busy) >= self._count:
+                        continue
+                    self._busy.add(pair.case)
+                pool.submit(self._see_to, pair)
+            if beside.done():
+                beside.result()
+                beside = pool.submit(each)
+            self.is_stopping.wait(self.settings.poll_seconds)
+        return beside
 
     def settled(self) -> list[PairFiles]:
         """Pairs whose files have not changed for a while, and views that waited in vain for the other."""
@@ -131,6 +143,8 @@ class Watch:
         name = pair.case if pair.study else hashlib.sha256(pair.case.encode()).hexdigest()[:8]
         begun = time.monotonic()
         try:
+            if not all(path.is_file() for path in _files(pair)):  # seen to while the folder was looked into
+                return
             outcome = Outcome("refused", pair.problem) if pair.problem else self._reconstruct(pair)
             if outcome.kind != "stopped":
                 self._move(pair, outcome)
