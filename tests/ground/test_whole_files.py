@@ -31,7 +31,7 @@ STAGED = {
     *("report/stills.py:_address", "training/checkpoints.py:__call__", "training/kept.py:save_state"),
     *("training/stream.py:_cachecheck", "training/pictures.py:to_data_url"),
     *("export/serving.py:write_triton", "export/serving.py:write_application", "ct/prepare.py:_link"),
-    *("cli/service.py:_pack", "service/app.py:_save", "service/cluster.py:write_files", "service/dicomweb.py:look"),
+    *("cli/service.py:_pack", "service/app.py:_save", "service/cluster.py:write_files", "service/dicomweb.py:_take"),
     *("service/intake.py:take_pair", "service/intake.py:_take_json", "service/intake.py:_unpack"),
     *("service/watch.py:_reconstruct", "service/worker.py:main"),
 }

@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 import httpx
+import requests
 from pydicom import dcmread
 
 from progressive_cascade.errors import RunError
@@ -181,6 +182,32 @@ def test_what_an_archive_lists_no_more_is_forgotten(tmp_path: Path, monkeypatch:
     for mark in (tmp_path / "seen").iterdir():
         os.utime(mark, (0, 0))
     assert look() == {short_hash("3")} and taken == [*listed, gone]
+
+
+def test_one_bad_object_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the archive does not give, or what has no study, is passed over and asked for again; without an archive the
+    look ends.
+    """
+    archive, asked = Archive("http://archive.invalid"), []
+    (path,) = radiographs(tmp_path / "given")[:1]
+    nameless = dcmread(path)
+    del nameless.StudyInstanceUID
+    answers = {"1": requests.HTTPError("404"), "2": nameless, "3": dcmread(path), "4": requests.ConnectionError()}
+
+    def retrieve(study: str, series: str, instance: str) -> Any:
+        asked.append(instance)
+        if isinstance(answers[instance], Exception):
+            raise answers[instance]
+        return answers[instance]
+
+    monkeypatch.setattr(archive, "_radiographs", lambda: (("8", "9", one) for one in ("1", "2", "3", "4", "1")))
+    monkeypatch.setattr(archive._client, "retrieve_instance", retrieve)
+    for times in (1, 2):
+        archive._next = 0.0
+        archive.look(tmp_path / "in", tmp_path / "seen")
+        assert asked == ["1", "2", "3", "4", "1", "2", "4"][: 4 * times]
+        assert [mark.name for mark in (tmp_path / "seen").iterdir()] == [short_hash("3")]
+    assert len(list((tmp_path / "in").rglob("*.dcm"))) == 1
 
 
 def test_orthanc_gets_a_ct_series_for_a_pair(tmp_path: Path, orthanc: tuple[str, int]) -> None:

@@ -83,7 +83,7 @@ def compare(
     if apart and not similarity:
         raise UserError(
             f"the reconstruction must lie on the CT in the patient's world, got {100 * overlap:.0f} % of the CT's "
-            "body in it; where it does not know its place, align them"
+            "body in it; where it does not know its place, align them (--align)"
         )
     plain = {} if apart else _score(found, truth, truth.valid * reached, protocols)
     lies = Comparison(found, plain, overlap)

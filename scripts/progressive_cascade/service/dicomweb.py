@@ -64,17 +64,30 @@ class Archive:
                 if mark.exists():
                     mark.touch()
                     continue
-                dataset = self._client.retrieve_instance(study, series, instance)
-                with tempfile.TemporaryDirectory() as name:
-                    path = Path(name) / "object.dcm"
-                    dataset.save_as(path, enforce_file_format=True)
-                    keep_object(path, folder)
-                mark.touch()
+                if self._take(study, series, instance, folder):
+                    mark.touch()
             for mark in seen.iterdir():
                 if mark.stat().st_mtime < begun - _FORGOTTEN:
                     mark.unlink()
         except Exception as error:  # requests, the client and pydicom raise what they like
             LOG.warning("the archive was not read, again in %g s: %s", _PAUSE, type(error).__name__)
+
+    def _take(self, study: str, series: str, instance: str, folder: Path) -> bool:
+        """Whether an object was taken; one that is damaged, or that the archive does not give, holds no other up."""
+        from requests import HTTPError
+
+        try:
+            dataset = self._client.retrieve_instance(study, series, instance)
+            with tempfile.TemporaryDirectory() as name:
+                path = Path(name) / "object.dcm"
+                dataset.save_as(path, enforce_file_format=True)
+                keep_object(path, folder)
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, HTTPError):
+                raise  # no archive, or no room
+            LOG.warning("object %s was not taken: %s", short_hash(instance), type(error).__name__)
+            return False
+        return True
 
     def _radiographs(self) -> Iterator[tuple[str, str, str]]:
         """Study, series and instance of every radiograph."""
