@@ -63,7 +63,7 @@ def test_no_command_names_the_patient(
     assert len(list((out / "many").glob("case_*.nii.gz"))) == 2, "the CT and its radiographs"
     assert _run(out, capsys, "simulate", person / "ct", "--output", out / "xrays") == []
     compared = ("--align", "--output", out / "scores.json", "--picture", out / "borders.png")
-    assert _run(out, capsys, "compare", out / "one" / "ct.nii.gz", person / "ct", *compared) == []
+    assert _run(out, capsys, "compare", person / "ct", person / "ct", *compared) == []
 
 
 def test_an_evaluation_does_not_name_the_patient(

@@ -116,6 +116,15 @@ def test_what_cannot_be_compared_is_refused(truth: PreparedCase) -> None:
         compare(truth.hu[:, :, 20:26], _moved(truth.affine, (0, 0, 20 * SPACING)), truth, similarity=True)
 
 
+def test_what_no_alignment_lays_on_the_ct_is_scored_as_it_lies(truth: PreparedCase) -> None:
+    """A body five times as large is nowhere found; the scores at its place are there."""
+    affine = truth.affine @ np.diag([5.0, 5.0, 5.0, 1.0])
+    affine[:3, 3] += truth.isocenter - (affine @ np.array([31.5, 31.5, 31.5, 1.0]))[:3]
+    found = compare(truth.hu, affine, truth, similarity=True)
+    assert found.scores == compare(truth.hu, affine, truth).scores
+    assert found.similarity is None and found.aligned_scores is None
+
+
 def test_a_ct_without_a_body_is_refused(truth: PreparedCase) -> None:
     """Nothing but air is nothing to compare with."""
     with pytest.raises(UserError, match="the CT must show a body"):

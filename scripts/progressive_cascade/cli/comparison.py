@@ -84,6 +84,8 @@ def run_compare(options: argparse.Namespace) -> None:
             print(f"note: {name}: {note}")
     for line in describe(found, options.protocol):
         print(line)
+    if options.align and found.similarity is None:
+        print("\nwarning: no alignment lays the reconstruction's body on the CT's")
     _write(found, truth, options)
 
 
