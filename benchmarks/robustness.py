@@ -51,7 +51,7 @@ from progressive_cascade.evaluation.scores import CONFIDENCE, patient_means, sum
 from progressive_cascade.geometry import VOLUME_SHAPE, VOXEL_SIZE
 from progressive_cascade.inference.reconstruct import Reconstruction, default_checkpoint, load_cascade, reconstruct
 from progressive_cascade.inference.refine import DEFAULT_STEPS, REVISION
-from progressive_cascade.inference.size import at_size, find_size
+from progressive_cascade.inference.size import ASKED, at_size, find_size
 from progressive_cascade.io import finite, read_json, save_json
 from progressive_cascade.io.released import file_hash
 from progressive_cascade.paths import bundle_root
@@ -147,7 +147,7 @@ class Bench:
             known = {"calibrated": False, "intensities": told.intensities}
             return reconstruct(told.image, told.beam, network=self.network, **known)
         pair = Pair(told.image, None, told.beam, "calibrated")
-        if look_for_size and (found := find_size(self.network, pair)).is_wrong:
+        if look_for_size and (found := find_size(self.network, pair)).is_off(ASKED):
             pair = at_size(pair, found.size)
         return reconstruct(pair.image, told.beam, network=self.network, weights=pair.weights)
 

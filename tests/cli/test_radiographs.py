@@ -81,7 +81,7 @@ def test_a_size_that_does_not_fit_is_warned_of_and_taken_when_that_is_asked_for(
     monkeypatch.setattr("progressive_cascade.inference.examine.find_size", lambda *_: Size(1.06, 0.1, 0.3))
     lengths = ("--source-to-detector", "1800", "--source-to-isocenter", "1500")
     assert _run(dicoms, tmp_path / "told.nii.gz", *lengths) == 0
-    said = "best at 1.06 times their size (0.10 left unexplained in place of 0.30)"
+    said = "best at 1.060 times their size (0.10 left unexplained in place of 0.30)"
     record = json.loads((tmp_path / "told.json").read_text())
     assert any(said in line and "--find-size" in line for line in record["warnings"]) and not record["notes"]
     for name, more in (("asked", (*lengths, "--find-size")), ("assumed", ())):

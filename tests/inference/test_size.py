@@ -95,7 +95,9 @@ def test_a_wrong_distance_is_seen_by_the_shipped_stage() -> None:
         (1.06, True, True, True, False),
         (1.06, False, False, True, False),
         (0.985, False, False, True, False),
-        (1.005, False, True, False, False),
+        (1.006, False, False, False, False),
+        (1.006, True, True, True, False),
+        (1.002, False, True, False, False),
     ],
 )
 def test_it_is_believed_where_nobody_told_it(
@@ -109,7 +111,7 @@ def test_it_is_believed_where_nobody_told_it(
     pair = examine(lambda _: given, NETWORK, "tags", resize=asked)
     assert (not np.array_equal(pair.image, IMAGE)) == is_resized == bool(pair.notes)
     assert bool(pair.warnings) == is_warned
-    said = [line for line in [*pair.notes, *pair.warnings] if f"best at {size:.2f} times their size" in line]
+    said = [line for line in [*pair.notes, *pair.warnings] if f"best at {size:.3f} times their size" in line]
     assert len(said) == is_resized + is_warned
     grey = replace(given, intensities="display")
     monkeypatch.setattr(examine_module, "find_size", lambda *_: pytest.fail("grey levels tell no size"))
@@ -119,4 +121,5 @@ def test_it_is_believed_where_nobody_told_it(
 def test_other_sizes_count_only_where_they_explain_more() -> None:
     """A flat valley says nothing."""
     assert not Size(1.1, 0.199, 0.2).is_doubtful and Size(1.1, 0.1, 0.2).is_doubtful
-    assert Size(1.015, 0.1, 0.2).is_wrong and not Size(1.015, 0.1, 0.2).is_doubtful
+    assert Size(1.015, 0.199, 0.2).is_off(0.01) and not Size(1.015, 0.1, 0.2).is_doubtful
+    assert not Size(1.015, 0.1, 0.2).is_off(0.02) and not Size(1.015, 0.21, 0.2).is_off(0.01)

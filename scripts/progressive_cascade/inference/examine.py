@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from progressive_cascade.inference.first_look import look_at_pair
 from progressive_cascade.inference.register import register
-from progressive_cascade.inference.size import at_size, find_size
+from progressive_cascade.inference.size import ASKED, ASSUMED, at_size, find_size
 from progressive_cascade.networks import ProgressiveCascade
 from progressive_cascade.radiograph.pair import Pair
 
@@ -48,7 +48,7 @@ def examine(
     if in_register and not pair.calibrated and look.is_low(calibrated=False):
         pair = register(network, pair)
         look = look_at_pair(network, pair)
-    if pair.calibrated and (sized := _sized(network, pair, believe=resize or not pair.lengths_told)) is not pair:
+    if pair.calibrated and (sized := _sized(network, pair, resize=resize)) is not pair:
         look = look if sized.image is pair.image else look_at_pair(network, sized)
         pair = sized
     doubts = look.doubts(calibrated=pair.calibrated, source_to_isocenter=pair.beam.source_to_isocenter)
@@ -62,10 +62,10 @@ def examine(
     )
 
 
-def _sized(network: ProgressiveCascade, pair: Pair, *, believe: bool) -> Pair:
+def _sized(network: ProgressiveCascade, pair: Pair, *, resize: bool) -> Pair:
     """The pair as large as stage 1 explains it best, where it is believed; else with a warning, where it is far off."""
     found = find_size(network, pair)
-    if believe and found.is_wrong:
+    if found.is_off(ASKED if resize else ASSUMED) and (resize or not pair.lengths_told):
         return replace(at_size(pair, found.size), notes=[*pair.notes, f"{found}: they were taken for so large"])
     if found.is_doubtful:
         doubt = f"{found}: are distances and pixel spacing right? --find-size takes them for so large"

@@ -24,10 +24,11 @@ from progressive_cascade.radiograph.pair import Pair
 
 _STEP, _MOST = 0.02, 9
 """Sizes are tried in steps of 2 %, up to 18 %, and between the best three lies the least of a quadratic."""
-_DOUBTED, _CORRECTED = 0.02, 0.01
-"""Off by how much a told size is doubted, an assumed one corrected: three times, and once, what right ones are off."""
-_WORTH_IT = 0.95
-"""What is left unexplained at another size, of what was, so that it counts."""
+ASKED, ASSUMED = 0.003, 0.01
+"""From where on a size is corrected: where that is asked for, and where it was only assumed; right ones are found to
+0.7 %."""
+_DOUBTED, _CLEARLY = 0.02, 0.95
+"""Off by how much, and explained by how much better, a size is doubted that was told."""
 
 
 class Size(NamedTuple):
@@ -46,19 +47,15 @@ class Size(NamedTuple):
     @property
     def is_doubtful(self) -> bool:
         """Whether a size that was told is hardly the right one."""
-        return self._is_off(_DOUBTED)
+        return self.is_off(_DOUBTED) and self.left < _CLEARLY * self.told
 
-    @property
-    def is_wrong(self) -> bool:
-        """Whether a size that was only assumed is better corrected."""
-        return self._is_off(_CORRECTED)
-
-    def _is_off(self, share: float) -> bool:
-        return abs(math.log(self.size)) > share and self.left < _WORTH_IT * self.told
+    def is_off(self, share: float) -> bool:
+        """Whether it is another one than told by more than a share."""
+        return abs(math.log(self.size)) > share and self.left <= self.told
 
     def __str__(self) -> str:
         return (
-            f"the first stage explains the X-rays best at {self.size:.2f} times their size ({self.left:.2f} left "
+            f"the first stage explains the X-rays best at {self.size:.3f} times their size ({self.left:.2f} left "
             f"unexplained in place of {self.told:.2f})"
         )
 
