@@ -186,8 +186,9 @@ class Bench:
         points: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
         for row in self.report["rows"]:
             points.setdefault((row["condition"], row["value"], row["told"]), []).append(row)
+        planned = [(point.condition, point.value, point.told) for point in plan_points(list(CONDITIONS))]
         summary = {}
-        for key, rows in points.items():
+        for key, rows in sorted(points.items(), key=lambda entry: planned.index(entry[0])):
             means = {name: list(patient_means(rows, "cascade", name).values()) for name in rows[0]["scores"]["cascade"]}
             summary[key] = {name: summarize_values(values) for name, values in means.items() if values}
         return summary

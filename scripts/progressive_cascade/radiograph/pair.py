@@ -149,7 +149,7 @@ def _joined(uprights: Sequence[Upright], views: Sequence[_View], target: ConeBea
     check_views(torch.from_numpy(image))
     difference = slice_difference(image, seen) if known == "calibrated" else None
     both = list(zip(uprights, views, strict=True))
-    scale = [] if known == "calibrated" else [f"the scale of the grey levels is unknown: {COST_OF_SCALE}"]
+    scale = [] if known == "calibrated" else [f"the scale of the grey levels is unknown: {COST_OF_SCALE[known]}"]
     warnings = [line for pair in both for one in pair for line in one.warnings]
     return Pair(
         image=image,
