@@ -13,6 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import refine as bench
+from conditions import cases
 from low_rank import with_low_rank
 from progressive_cascade.geometry import volume_affine
 from progressive_cascade.inference.refine import RefineSettings, refine
@@ -111,7 +112,7 @@ def test_cases_begin_with_the_validation_patients_and_never_mix_in_test_patients
     def items(dataset=None, section="test", *, num_phantoms=0):
         return [{"patient": name} for name in (["p"] * num_phantoms if dataset is None else sections[section])]
 
-    monkeypatch.setattr(bench, "evaluation_items", items)
-    found = bench.cases(tmp_path, phantoms=1, mirrored=2, test=False)
+    monkeypatch.setattr(cases, "evaluation_items", items)
+    found = cases.plan_cases(tmp_path, phantoms=1, mirrored=2, test=False)
     assert [item["patient"] for _, item in found] == ["v", "thorax_a", "p", "abdomen_b"]
-    assert bench.cases(tmp_path, phantoms=1, mirrored=2, test=True) == [("test", {"patient": "t"})]
+    assert cases.plan_cases(tmp_path, phantoms=1, mirrored=2, test=True) == [("test", {"patient": "t"})]
