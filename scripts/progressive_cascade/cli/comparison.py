@@ -34,7 +34,7 @@ it: its table removed, what the scanner did not see, or the reconstruction does 
 scores by the protocol and what is measured on a chest, in CT and reconstruction. Any CT in HU may stand for the
 reconstruction, other programs' too; --remove-table is for one that shows a table.
 
---align also moves, turns and scales the reconstruction onto the CT, for what radiographs cannot tell: a wrong distance
+--align also moves, turns and scales the reconstruction onto the CT, for what projections leave open: a wrong distance
 or pixel size only scales the answer, films do not say where the patient lay in a scanner. A body that shrinks
 attenuates more by as much. Its scores stand beside those without.
 

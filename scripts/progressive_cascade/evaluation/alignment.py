@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reconstruction brought onto the CT it is compared with, by what radiographs cannot tell: size, place and turn.
+"""A reconstruction brought onto the CT it is compared with, by what projections leave open: size, place and turn.
 
 An error of a distance or of a pixel's size scales the answer. The radiographs are explained as well as before, since a
-larger body that attenuates less casts the same shadow; no method can see it in them. A score after this alignment
-says what else is wrong.
+larger body that attenuates less casts the same shadow (only how dense tissue is tells: :mod:`.inference.size`). A score
+after this alignment says what else is wrong.
 """
 
 from __future__ import annotations
