@@ -3,8 +3,9 @@
 
 A wrong distance or pixel spacing scales the patient. His radiographs allow that: a larger body that attenuates less
 casts the same shadow. But tissue attenuates as tissue does, and stage 1 has learnt how much: it explains true line
-integrals best at their true size, to 0.7 % on patients it does not know (chest stand; EXPERIMENTS.md). A gain that is 5 %
-wrong moves that by up to 1.6 %, one that is 10 % wrong by up to 6 %. Of grey levels it tells no size so (:mod:`.register`).
+integrals best at their true size, to 0.7 % on patients it does not know (chest stand; bundle/docs/EXPERIMENTS.md). A
+gain that is 5 % wrong moves that by up to 1.6 %, one that is 10 % wrong by up to 6 %. Of grey levels it tells no size
+so (:mod:`.register`).
 """
 
 from __future__ import annotations
